@@ -1,0 +1,66 @@
+"""What a user can get wrong, and what stops a run.
+
+`UserError` and its children are the user's to repair (exit code 2); `NonFiniteError` is a run that went wrong (exit
+code 1). Every message says the field, what was got, what is allowed and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+class UserError(ValueError):
+    """Something the user can repair; the message is complete, no traceback is needed."""
+
+
+class DataError(UserError):
+    """The data set breaks its contract (ids, labels, order, days, files)."""
+
+
+class LogError(UserError):
+    """A teacher log that does not fit: another data set, missing, duplicate, foreign or stale ids."""
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or an embedding gradient is NaN or infinite; raised before any parameter is updated."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong in a config file."""
+
+    file: str
+    key: str
+    got: str
+    allowed: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        hint = f" {self.hint}" if self.hint else ""
+        return f"{self.file}: {self.key}: got {self.got}; allowed: {self.allowed}.{hint}"
+
+
+class ConfigErrors(UserError):
+    """All problems of a config at once.
+
+    Args:
+        problems: at least one problem.
+    """
+
+    def __init__(self, problems: Sequence[Problem]):
+        assert problems, "ConfigErrors needs at least one problem"
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in problems))
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """`Did you mean 'x'?` for the name closest to a mistyped one, or an empty string.
+
+    Args:
+        name: what the user wrote.
+        names: what would have been right.
+    """
+    matches = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=0.5)
+    return f"Did you mean '{matches[0]}'?" if matches else ""

@@ -1,0 +1,220 @@
+"""The feature schema: what a data set holds, read from its `schema.yaml`. Free of torch.
+
+A data set is a folder of days (PROTOCOL.md). Its schema names the domains (surfaces), the tasks with the time after
+which their labels are final, the sparse features with the size of their id space, and the dense features.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distill.errors import DataError, nearest
+
+GROUPS = ("user", "item", "context")
+ID_COLUMNS = ("example_id", "user_id", "timestamp", "domain")
+
+
+@dataclass(frozen=True)
+class SparseFeature:
+    """A categorical feature.
+
+    Attributes:
+        name: its column.
+        size: ids lie in [0, size); also the number of rows of its table.
+        group: `user`, `item` or `context`.
+        multi: True when an example holds any number of ids (a list column).
+    """
+
+    name: str
+    size: int
+    group: str = "context"
+    multi: bool = False
+
+
+@dataclass(frozen=True)
+class Task:
+    """A binary outcome.
+
+    Attributes:
+        name: task name; its columns are `label_<name>` and, optionally, `matures_<name>`.
+        window_ms: no label of the task is used before timestamp + window_ms (a negative is only known then).
+    """
+
+    name: str
+    window_ms: int = 0
+
+
+@dataclass(frozen=True)
+class DayInfo:
+    """Day n of the data set.
+
+    Attributes:
+        date: ISO date.
+        end_ms: first millisecond after the day; the time at which training on the day happens.
+    """
+
+    date: str
+    end_ms: int
+
+
+@dataclass(frozen=True)
+class FeatureSchema:
+    """Everything the code needs to know about a data set's columns.
+
+    Attributes:
+        name: data set's name.
+        domains: surfaces; the column `domain` holds the index into this tuple.
+        verticals: the domains that are pooled in "pooled" scores and may have students.
+        days: Day 1, Day 2, ... in order.
+        tasks: by name, in order; K = len(tasks).
+        sparse: by name, in order.
+        dense: names of float features, in order.
+        item_feature: the sparse feature whose table the ids of history events share.
+    """
+
+    name: str
+    domains: tuple[str, ...]
+    verticals: tuple[str, ...]
+    days: tuple[DayInfo, ...]
+    tasks: dict[str, Task]
+    sparse: dict[str, SparseFeature]
+    dense: tuple[str, ...] = ()
+    item_feature: str = "item_id"
+    source: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        return tuple(self.tasks)
+
+    @property
+    def n_days(self) -> int:
+        return len(self.days)
+
+    def domain_index(self, name: str) -> int:
+        """Index of a domain by its name; DataError when there is none."""
+        if str(name) not in self.domains:
+            raise DataError(f"domain: got '{name}', allowed: {', '.join(self.domains)}. {nearest(name, self.domains)}")
+        return self.domains.index(str(name))
+
+    def save(self, path: str | Path) -> None:
+        """Write as YAML; `FeatureSchema.load` gives an equal schema back."""
+        content = {
+            "name": self.name,
+            "domains": list(self.domains),
+            "verticals": list(self.verticals),
+            "tasks": {task.name: {"window_ms": task.window_ms} for task in self.tasks.values()},
+            "sparse": {f.name: _without_name(f) for f in self.sparse.values()},
+            "dense": list(self.dense),
+            "history": {"item": self.item_feature},
+            "days": [dataclasses.asdict(day) for day in self.days],
+        }
+        Path(path).write_text(yaml.safe_dump(content, sort_keys=False, width=120))
+
+    @classmethod
+    def load(cls, path: str | Path) -> FeatureSchema:
+        """Read a `schema.yaml`.
+
+        Args:
+            path: the file.
+
+        Raises:
+            DataError: missing file, unreadable YAML, unknown or missing keys, values out of range.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise DataError(f"schema: no file {path}. A data set needs a schema.yaml beside its days.")
+        try:
+            content = yaml.safe_load(path.read_text())
+        except yaml.YAMLError as error:
+            raise DataError(f"schema: {path} is not readable YAML: {error}") from error
+        return cls.from_mapping(content, source=str(path))
+
+    @classmethod
+    def from_mapping(cls, content: Any, source: str = "schema") -> FeatureSchema:
+        """Build from the plain form that `save` writes (see README, "bring your data")."""
+        content = _mapping(content, source, "the schema", _TOP_KEYS, required=_TOP_KEYS[:4])
+        domains = tuple(str(d) for d in content["domains"])
+        sparse = {n: _sparse(n, v, source) for n, v in _named(content["sparse"], source, "sparse").items()}
+        tasks = {n: _task(n, v, source) for n, v in _named(content["tasks"], source, "tasks").items()}
+        days = tuple(DayInfo(**_mapping(d, source, "days", ("date", "end_ms"))) for d in content.get("days") or ())
+        history = _mapping(content.get("history") or {}, source, "history", ("item",))
+        return cls(
+            name=str(content["name"]),
+            domains=domains,
+            verticals=tuple(str(v) for v in content.get("verticals") or domains),
+            days=days,
+            tasks=tasks,
+            sparse=sparse,
+            dense=tuple(content.get("dense") or ()),
+            item_feature=str(history.get("item", "item_id")),
+            source=source,
+        )
+
+
+_TOP_KEYS = ("name", "domains", "tasks", "sparse", "verticals", "dense", "history", "days")
+
+
+def _without_name(feature: SparseFeature) -> dict[str, Any]:
+    return {"size": feature.size, "group": feature.group, "multi": feature.multi}
+
+
+def _named(value: Any, source: str, where: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not value:
+        raise DataError(f"{source}: {where}: got {value!r}, allowed: a mapping of at least one name to its settings")
+    return {str(name): settings for name, settings in value.items()}
+
+
+def _mapping(value: Any, source: str, where: str, keys: Iterable[str], required: Iterable[str] = ()) -> dict[str, Any]:
+    keys = tuple(keys)
+    if not isinstance(value, Mapping):
+        raise DataError(f"{source}: {where}: got {value!r}, allowed: a mapping with keys {', '.join(keys)}")
+    for key in value:
+        if key not in keys:
+            raise DataError(f"{source}: {where}: unknown key '{key}', allowed: {', '.join(keys)}. {nearest(key, keys)}")
+    for key in required:
+        if key not in value:
+            raise DataError(f"{source}: {where}: key '{key}' is missing")
+    return dict(value)
+
+
+def _sparse(name: str, value: Any, source: str) -> SparseFeature:
+    settings = _mapping(value, source, f"sparse.{name}", ("size", "group", "multi"), required=("size",))
+    return SparseFeature(name=name, **settings)
+
+
+def _task(name: str, value: Any, source: str) -> Task:
+    return Task(name=name, **_mapping(value or {}, source, f"tasks.{name}", ("window_ms",)))
+
+
+def _check(schema: FeatureSchema) -> None:
+    where = schema.source or schema.name
+    for feature in schema.sparse.values():
+        if not isinstance(feature.size, int) or isinstance(feature.size, bool) or feature.size < 1:
+            raise DataError(f"{where}: sparse.{feature.name}.size: got {feature.size!r}, allowed: an integer >= 1")
+        if feature.group not in GROUPS:
+            raise DataError(f"{where}: sparse.{feature.name}.group: got '{feature.group}', allowed: {', '.join(GROUPS)}")
+    for task in schema.tasks.values():
+        if not isinstance(task.window_ms, int) or task.window_ms < 0:
+            raise DataError(f"{where}: tasks.{task.name}.window_ms: got {task.window_ms!r}, allowed: milliseconds >= 0")
+    unknown = [v for v in schema.verticals if v not in schema.domains]
+    if unknown:
+        raise DataError(f"{where}: verticals: got {unknown}, allowed: {', '.join(schema.domains)}")
+    for label, names in (("domains", schema.domains), ("verticals", schema.verticals), ("dense", schema.dense)):
+        if len(set(names)) != len(names):
+            raise DataError(f"{where}: {label}: a name stands twice in {list(names)}")
+    if schema.item_feature not in schema.sparse:
+        raise DataError(
+            f"{where}: history.item: got '{schema.item_feature}', allowed: a sparse feature: {', '.join(schema.sparse)}"
+        )
+    ends = [day.end_ms for day in schema.days]
+    if any(later <= earlier for earlier, later in zip(ends, ends[1:], strict=False)):
+        raise DataError(f"{where}: days: end_ms must rise from day to day, got {ends}")
