@@ -1,0 +1,1 @@
+"""Floor 3: the students' architectures, the bank of students, export."""
