@@ -6,7 +6,7 @@ import os
 
 from hypothesis import settings
 
-# Before torch is imported: tests run in several processes at once, and a thread pool in each would fight for the cores.
+# Before torch is imported: tests run in several processes, whose thread pools would fight for the cores.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
 # No test may reach an account, whatever the machine that runs it is logged in to.
