@@ -64,7 +64,7 @@ def imported(tree: ast.Module, package: list[str]) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = absolute(node.module or "", node.level, package)
-            # An empty base: a relative import that climbs out of the room, whose names are modules themselves.
+            # An empty base: a relative import out of the room, whose names are modules themselves.
             yield from ((node.lineno, base or alias.name) for alias in node.names)
         elif isinstance(node, ast.Call):
             module = called_module(node, local_names, package)
