@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
@@ -30,6 +31,10 @@ class Events:
     domain: Tensor
     labels: Tensor
 
+    def to(self, device: torch.device) -> Events:
+        """The same events on a device."""
+        return Events(*(getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__))
+
 
 @dataclass(frozen=True)
 class TeacherSignal:
@@ -42,6 +47,10 @@ class TeacherSignal:
 
     logits: Tensor
     mask: Tensor
+
+    def to(self, device: torch.device) -> TeacherSignal:
+        """The same signal on a device."""
+        return TeacherSignal(self.logits.to(device, non_blocking=True), self.mask.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True)
@@ -77,3 +86,13 @@ class Batch:
     def with_teacher(self, teacher: TeacherSignal) -> Batch:
         """The same batch with the teacher's signal."""
         return replace(self, teacher=teacher)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        moved = {
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor | KeyedJaggedTensor)
+        }
+        parts = {name: part.to(device) for name in ("history", "teacher") if (part := getattr(self, name)) is not None}
+        return replace(self, **moved, **parts)

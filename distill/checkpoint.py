@@ -1,0 +1,91 @@
+"""A model on disk: one safetensors file, never pickle, written beside its place and renamed.
+
+Dense parameters keep their names under `dense.`, tables theirs under `tables.` (weights and AdaGrad moments).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from distill.errors import UserError
+from distill.protocols import Architecture
+
+
+def save_model(model: Architecture, path: Path, meta: Mapping[str, Any]) -> str:
+    """Write the parameters of a model.
+
+    Args:
+        model: any architecture.
+        path: a `.safetensors` file; its folder is made.
+        meta: facts to keep beside the tensors, such as `trained_through`.
+
+    Returns:
+        sha256 (hex) of the file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    try:
+        save_file(_tensors(model), partial, metadata={"meta": json.dumps(dict(meta), sort_keys=True)})
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return file_hash(path)
+
+
+def load_model(model: Architecture, path: Path) -> dict[str, Any]:
+    """Read parameters into a model of the same shape.
+
+    Args:
+        model: the architecture, built with the same settings.
+        path: what `save_model` wrote.
+
+    Returns:
+        The `meta` that was saved.
+
+    Raises:
+        UserError: no such file, or its tensors are not those of the model.
+    """
+    if not path.is_file():
+        raise UserError(f"checkpoint: no file {path}. Train the model first (`distill teacher` or `distill run`).")
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        meta = json.loads((file.metadata() or {}).get("meta", "{}"))
+    _refuse_other_shapes(_tensors(model), tensors, path)
+    dense = {name.removeprefix("dense."): t for name, t in tensors.items() if name.startswith("dense.")}
+    model.load_state_dict(dense, strict=False)
+    model.tables.load({n.removeprefix("tables."): t for n, t in tensors.items() if n.startswith("tables.")})
+    return meta
+
+
+def _tensors(model: Architecture) -> dict[str, Tensor]:
+    dense = {f"dense.{n}": t.contiguous() for n, t in model.state_dict().items() if not n.startswith("tables.")}
+    return dense | {f"tables.{n}": t.contiguous() for n, t in model.tables.export().items()}
+
+
+def _refuse_other_shapes(own: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
+    for name in sorted(own.keys() | found.keys()):
+        got = tuple(found[name].shape) if name in found else "nothing"
+        allowed = tuple(own[name].shape) if name in own else "nothing"
+        if got != allowed:
+            raise UserError(
+                f"checkpoint {path}: {name}: got {got}, allowed: {allowed}. It was written by a model with other "
+                "settings; train again or restore the settings."
+            )
+
+
+def file_hash(path: Path) -> str:
+    """sha256 (hex) of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -1,0 +1,127 @@
+"""The one Lightning module: trains any Architecture with any list of built Channels, teacher or student."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from distill.batch import Batch
+from distill.config import OptimizerConfig
+from distill.errors import NonFiniteError
+from distill.losses import label_loss
+from distill.protocols import Architecture, Channel
+from kernels.embedding import dense_parameters
+
+
+class Recorder(Protocol):
+    """Where predictions go."""
+
+    def add(self, batch: Batch, logits: Tensor) -> None:
+        """Take the logits [B, k] of one batch."""
+
+
+class DistillModule(L.LightningModule):
+    """Labels' loss plus the channels' losses; predictions handed to a recorder.
+
+    The tables update themselves in the backward pass (fused AdaGrad), so everything that must stop a step stops it
+    before backward (the loss) or in the hook on the embeddings' gradient.
+
+    Args:
+        model: teacher or student.
+        channels: by name; attached to the model already.
+        optimizer: training settings of the dense parameters.
+        recorder: receives logits in validation.
+    """
+
+    def __init__(
+        self,
+        model: Architecture,
+        channels: Mapping[str, Channel],
+        optimizer: OptimizerConfig,
+        recorder: Recorder,
+    ):
+        super().__init__()
+        self.model = model
+        self.channels = nn.ModuleDict(channels)
+        self.settings = optimizer
+        self.recorder = recorder
+        self.task_index = model.task_index
+        self.sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
+        self.steps = 0
+        self.examples = 0
+        self._batch: Batch | None = None
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        self._batch = batch
+        output = self.model(batch)
+        mask = batch.label_mask[:, self.task_index]
+        loss = label_loss(output.logits, batch.labels[:, self.task_index], mask)
+        self._count("loss_labels", loss)
+        for name, channel in self._channels():
+            channel.step(output, batch)
+            extra, logs = channel.loss(output, batch, self.model)
+            loss = loss + extra
+            for key, value in logs.items():
+                self._count(f"{name}/{key}", value)
+        if not torch.isfinite(loss):
+            raise NonFiniteError(f"loss is {loss.item()} {self._where(index)}; nothing was updated. {_ADVICE}")
+        self.steps += 1
+        self.examples += len(batch)
+        return loss
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        try:
+            loss.backward(*args, **kwargs)
+        except FloatingPointError as error:
+            raise NonFiniteError(f"{error} {self._where(self.steps - 1)}; nothing was updated. {_ADVICE}") from error
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.settings.clip_norm > 0:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            norm = torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm)
+            if not torch.isfinite(norm):
+                raise NonFiniteError(f"norm of the dense gradient is {norm.item()} {self._where(self.steps - 1)}")
+
+    def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> None:
+        self.recorder.add(batch, self.model(batch).logits)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        parameters = [*dense_parameters(self.model), *self.channels.parameters()]
+        settings = self.settings
+        kind = torch.optim.AdamW if settings.weight_decay else torch.optim.Adam
+        return kind(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return batch if device.type == "cpu" else batch.to(device)
+
+    def take_means(self) -> dict[str, float]:
+        """Means of what was logged since the last call, over steps."""
+        means = {name: (total / max(self._counted, 1)).item() for name, total in self.sums.items()}
+        self.sums.clear()
+        self._counted_from = self.steps
+        return means
+
+    _counted_from = 0
+
+    @property
+    def _counted(self) -> int:
+        return self.steps - self._counted_from
+
+    def _channels(self) -> Sequence[tuple[str, Channel]]:
+        return [(name, channel) for name, channel in self.channels.items() if isinstance(channel, Channel)]
+
+    def _count(self, name: str, value: Tensor) -> None:
+        self.sums[name] = self.sums[name] + value.detach()
+
+    def _where(self, index: int) -> str:
+        batch = self._batch
+        assert batch is not None
+        return f"on day {batch.day}, batch {index} (examples {batch.example_id[0].item()} and following)"
+
+
+_ADVICE = "Lower the learning rates or look at the batch's dense features."

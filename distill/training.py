@@ -1,0 +1,153 @@
+"""Lightning's trainer over days: one epoch is one day, the validation after it predicts the next.
+
+So every day is predicted before it is trained on, with no loop of our own.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning as L
+from torch.utils.data import DataLoader, IterableDataset
+
+from distill.batch import Batch
+from distill.module import DistillModule
+from distill.progress import Progress
+from distill.schedule import DayPlan
+
+Days = Callable[[int, bool], IterableDataset]
+
+
+class DayData(L.LightningDataModule):
+    """Hands Lightning the day that belongs to the epoch.
+
+    Args:
+        days: (day, True when trained on) -> a stream of batches.
+        plan: which days are trained on and predicted.
+    """
+
+    def __init__(self, days: Days, plan: DayPlan):
+        super().__init__()
+        self.days, self.plan = days, plan
+
+    def train_dataloader(self) -> DataLoader:
+        return _loader(self.days(self._today(), True))
+
+    def val_dataloader(self) -> list[DataLoader]:
+        return [_loader(self.days(day, False)) for day in self.plan.predict_after.get(self._today(), ())]
+
+    def _today(self) -> int:
+        assert self.trainer is not None
+        return self.plan.train[self.trainer.current_epoch]
+
+
+@dataclass
+class DayReport:
+    """What a day's training left behind.
+
+    Attributes:
+        day: the day.
+        examples_seen: examples trained on so far, this day included.
+        means: mean losses of the day's steps.
+        seconds: wall time of the day's training, s.
+        cpu_seconds: processor time of the day's training, s.
+    """
+
+    day: int
+    examples_seen: int
+    means: dict[str, float]
+    seconds: float
+    cpu_seconds: float
+
+
+@dataclass
+class DayCallback(L.Callback):
+    """Reports every trained day, keeps time, moves the progress bar.
+
+    Attributes:
+        plan: the days.
+        progress: shown to the user.
+        rows: examples of each day, for the bar.
+        title: the bar's name.
+        after_day: called when a day is trained, before anything is predicted.
+    """
+
+    plan: DayPlan
+    progress: Progress
+    rows: dict[int, int]
+    title: str
+    after_day: Callable[[int], None] = lambda day: None
+    reports: list[DayReport] = field(default_factory=list)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        day = self.plan.train[trainer.current_epoch]
+        self._task = self.progress.task(f"{self.title} day {day}", total=self.rows.get(day), unit="examples")
+        self._bar = self._task.__enter__()
+        self._started = _clocks()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self._bar.advance(len(batch))
+
+    def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """The day is trained: Lightning validates inside the epoch, before its own end-of-epoch hook."""
+        assert isinstance(module, DistillModule)
+        day = self.plan.train[trainer.current_epoch]
+        wall, cpu = (now - then for now, then in zip(_clocks(), self._started, strict=True))
+        self._task.__exit__(None, None, None)
+        self.reports.append(DayReport(day, module.examples, module.take_means(), wall, cpu))
+        self.after_day(day)
+
+
+def fit(module: DistillModule, data: DayData, callback: DayCallback) -> list[DayReport]:
+    """Train through the plan's days and predict as it says.
+
+    Args:
+        module: model and channels.
+        data: the days.
+        callback: progress, timing and what happens after each day.
+
+    Returns:
+        One report a trained day.
+    """
+    with _quiet():
+        trainer = L.Trainer(
+            accelerator="auto",
+            devices=1,
+            max_epochs=len(data.plan.train),
+            callbacks=[callback],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            reload_dataloaders_every_n_epochs=1,
+            use_distributed_sampler=False,
+        )
+        trainer.fit(module, datamodule=data)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    return callback.reports
+
+
+def _loader(stream: IterableDataset) -> DataLoader:
+    return DataLoader(stream, batch_size=None, num_workers=0)
+
+
+def _clocks() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning advises worker processes for loading; ours slices decoded row groups and needs none."""
+    with warnings.catch_warnings():
+        for message in (".*does not have many workers.*", ".*`IterableDataset` has `__len__` defined.*"):
+            warnings.filterwarnings("ignore", message=message)
+        yield
