@@ -1,0 +1,1 @@
+"""Sources: each brings its own kind of data into the one prepared form that everything downstream reads."""

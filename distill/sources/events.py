@@ -1,0 +1,92 @@
+"""Builds the history index of a data set (`distill.history` reads it).
+
+Events arrive in any order and wait in scratch files; `build` sorts them by (user, time) and writes the index. Ties
+keep the order of arrival. Memory: about 40 bytes per event while sorting (user, time, order); the other columns are
+gathered in chunks from memory-mapped files.
+
+Shape letters: E events, U users, K tasks.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+CHUNK = 1 << 20
+COLUMNS = ("user_id", "time", "item", "domain", "label", "matures")
+DTYPES = {
+    "user_id": np.int64,
+    "time": np.int64,
+    "item": np.int64,
+    "domain": np.int32,
+    "label": np.int8,
+    "matures": np.int64,
+}
+
+
+class EventBuilder:
+    """Collects events and writes the index.
+
+    Args:
+        folder: the index's folder; created.
+        tasks: K.
+    """
+
+    def __init__(self, folder: Path, tasks: int):
+        folder.mkdir(parents=True)
+        self._folder = folder
+        self._tasks = tasks
+        self._files = {name: (folder / f"{name}.tmp").open("wb") for name in COLUMNS}
+
+    def append(
+        self,
+        user_id: np.ndarray,
+        time: np.ndarray,
+        item: np.ndarray,
+        domain: np.ndarray,
+        labels: np.ndarray,
+        matures: np.ndarray,
+    ) -> None:
+        """Add events: [E], labels and matures [E, K]. The reader hides labels that are not matured."""
+        values = dict(zip(COLUMNS, (user_id, time, item, domain, labels, matures), strict=True))
+        for name, file in self._files.items():
+            shape = (len(user_id), self._tasks) if name in ("label", "matures") else (len(user_id),)
+            array = np.asarray(values[name])
+            assert array.shape == shape, f"events: {name} has shape {array.shape}, allowed: {shape}"
+            array.astype(DTYPES[name]).tofile(file)
+
+    def build(self) -> None:
+        """Sort, write the index, drop the scratch files."""
+        self.close()
+        scratch = {name: self._folder / f"{name}.tmp" for name in COLUMNS}
+        user = np.fromfile(scratch["user_id"], np.int64)
+        order = np.lexsort((np.fromfile(scratch["time"], np.int64), user))
+        user = user[order]
+        first = np.flatnonzero(np.diff(user, prepend=user[:1] - 1)) if len(user) else np.zeros(0, np.int64)
+        np.save(self._folder / "user_id.npy", user[first])
+        np.save(self._folder / "offsets.npy", np.append(first, len(user)).astype(np.int64))
+        del user
+        for name in COLUMNS[1:]:
+            self._gather(name, scratch[name], order)
+        for path in scratch.values():
+            path.unlink()
+
+    def close(self) -> None:
+        """Let go of the scratch files, also when the data set is given up."""
+        for file in self._files.values():
+            file.close()
+
+    def _gather(self, name: str, scratch: Path, order: np.ndarray) -> None:
+        width = (self._tasks,) if name in ("label", "matures") else ()
+        shape = (len(order), *width)
+        if not len(order):
+            np.save(self._folder / f"{name}.npy", np.empty(shape, DTYPES[name]))
+            return
+        source = np.memmap(scratch, DTYPES[name], mode="r", shape=shape)
+        target = np.lib.format.open_memmap(
+            self._folder / f"{name}.npy", mode="w+", dtype=DTYPES[name], shape=shape
+        )
+        for start in range(0, len(order), CHUNK):
+            target[start : start + CHUNK] = source[order[start : start + CHUNK]]
+        target.flush()

@@ -1,0 +1,47 @@
+"""What determines a data set's content, as one sha256: source, settings, its files' bytes. Free of torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+
+from distill.config import DataConfig
+from distill.sources.config import SourceConfig
+from distill.sources.writer import PREPARED_VERSION
+
+
+def fingerprint(source: str, config: SourceConfig, data: DataConfig) -> str:
+    """The data set's fingerprint; equal content on two machines has equal fingerprints.
+
+    Args:
+        source: registered name.
+        config: the source's settings (`data.options`).
+        data: for `root` and `prehistory`; where the cache lies does not matter.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    root = Path(data.root or ".")
+    content = {
+        "prepared_version": PREPARED_VERSION,
+        "source": source,
+        "options": dataclasses.asdict(config),
+        "prehistory": data.prehistory,
+        "files": {path.relative_to(root).as_posix(): _digest(path) for path in config.files(data.root)},
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    stat = path.stat()
+    return _digest_once(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _digest_once(path: Path, size: int, modified_ns: int) -> str:
+    """Read a file once per process, and again when its size or time of change differ."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
