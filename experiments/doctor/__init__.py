@@ -1,0 +1,1 @@
+"""What `distill doctor` looks at: the installation, the machine, and a probe of the compiled parts."""
