@@ -51,6 +51,7 @@ class TeacherConfig:
     """The large model.
 
     Attributes:
+        name: its name in tables and pictures.
         architecture: registered name (`distill ls teachers`) or `path/to/file.py:Class`.
         options: settings of the architecture.
         tasks: tasks it learns; empty for all of the schema.
@@ -59,6 +60,7 @@ class TeacherConfig:
         optimizer: training settings.
     """
 
+    name: str = "gem"
     architecture: str = "gem"
     options: dict[str, Any] = field(default_factory=dict)
     tasks: list[str] = field(default_factory=list)
@@ -144,6 +146,7 @@ class ExperimentConfig:
         students: inline mappings, or `file: student.yaml` relative to the experiment file.
         channels: channel sets by name; each maps channel names to their settings (`distill ls channels`).
         schedule: days.
+        floor: also score a logistic regression on smoothed rates of earlier days; the teacher must beat it.
         wandb: recording.
         workers: processes that train students side by side; 0 for one per two cores, at least one.
         threads: torch threads per process.
@@ -157,6 +160,7 @@ class ExperimentConfig:
     students: list[StudentConfig] = field(default_factory=list)
     channels: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    floor: bool = False
     wandb: WandbConfig = field(default_factory=WandbConfig)
     workers: int = 0
     threads: int = 1
