@@ -87,6 +87,13 @@ class Channel(nn.Module, ABC):
     def attach(self, student: Architecture) -> None:
         """Build what only training needs, such as auxiliary heads, once the student's taps are known."""
 
+    def set_base_rates(self, rates: Mapping[str, Tensor]) -> None:
+        """Start the channel's own biases at the data's rate, after `attach`.
+
+        Args:
+            rates: as in `Architecture.set_base_rates`.
+        """
+
     @abstractmethod
     def loss(self, output: Output, batch: Batch, student: Architecture) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted loss to add to the labels' loss.

@@ -1,0 +1,111 @@
+"""Losses on logits, over the rows that count, and what the distillation losses share.
+
+Shape letters: B examples, k tasks of a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from distill.batch import Batch
+from distill.protocols import Architecture
+
+LOWEST_RATE = 1e-4
+
+
+def masked_bce(logits: Tensor, targets: Tensor, mask: Tensor, task_weights: Tensor | None = None) -> Tensor:
+    """Binary cross-entropy with logits: for each task the mean over its rows, summed over tasks.
+
+    Args:
+        logits: float32 [B, k].
+        targets: float32 [B, k] in [0, 1]: labels or probabilities.
+        mask: bool [B, k], the rows that count for a task. A task without any adds exactly 0 and sends no
+            gradient.
+        task_weights: float32 [k], factor of each task's mean; None for 1.
+
+    Returns:
+        A scalar.
+    """
+    weights = mask / mask.sum(0).clamp_min(1)
+    if task_weights is not None:
+        weights = weights * task_weights
+    return functional.binary_cross_entropy_with_logits(logits, targets, weight=weights, reduction="sum")
+
+
+def label_loss(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    """The labels' loss: for each task the mean over its known labels, summed over tasks, all of weight 1.
+
+    Args:
+        logits: float32 [B, k].
+        labels: float32 [B, k], 0 or 1.
+        mask: bool [B, k], False where a label is not known.
+    """
+    return masked_bce(logits, labels, mask)
+
+
+def soft_labels(batch: Batch, student: Architecture, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The teacher's probabilities for the student's tasks as targets (ExFM, arXiv 2502.17494: label scaling).
+
+    Args:
+        batch: with `teacher`.
+        student: gives the tasks.
+        alpha: factor on the probabilities.
+
+    Returns:
+        Targets clip(alpha * sigmoid(teacher logit), 0, 1), float32 [B, k]; mask bool [B, k] of the rows with
+        a signal; share of those targets that were clipped, a scalar (0 without a signal).
+    """
+    assert batch.teacher is not None, "the batch carries no teacher signal"
+    scaled = alpha * batch.teacher.logits[:, student.task_index].sigmoid()
+    mask = batch.teacher.mask.unsqueeze(1).expand_as(scaled)
+    clipped = ((scaled > 1) & mask).sum() / mask.sum().clamp_min(1)
+    return scaled.clamp_max(1), mask, clipped
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.factor, None
+
+
+def scale_gradient(value: Tensor, factor: float) -> Tensor:
+    """Identity forward, gradient times `factor` backward (ExFM's gradient scaling, beta)."""
+    return value if factor == 1 else _ScaleGradient.apply(value, factor)
+
+
+def base_rate_logits(rates: Mapping[str, Tensor], tasks: Sequence[str], factor: float = 1.0) -> Tensor:
+    """The logit of each task's rate, with which a bias starts.
+
+    Args:
+        rates: task to float64 [number of domains], NaN where a domain has no label
+            (`Architecture.set_base_rates`). A student of one vertical sees one number; of several, the plain
+            mean is taken.
+        tasks: the tasks asked for.
+        factor: on the rate, such as the alpha of scaled targets.
+
+    Returns:
+        float32 [k]: the rate kept within [1e-4, 1 - 1e-4]; NaN for a task without any labelled domain.
+    """
+    means = torch.stack([rates[task].nanmean() for task in tasks])
+    return (factor * means).clamp(LOWEST_RATE, 1 - LOWEST_RATE).logit().float()
+
+
+@torch.no_grad()
+def start_bias(bias: Tensor, logits: Tensor) -> None:
+    """Set a bias [k] to the logits of the base rates [k]; where one is NaN the bias stays.
+
+    Args:
+        bias: float32 [k], changed in place.
+        logits: what `base_rate_logits` gave.
+    """
+    bias.copy_(torch.where(logits.isnan(), bias, logits))
