@@ -1,0 +1,133 @@
+"""From a batch's ids to the bags of the one fused table: checked, moved to their rows, dealt to two keys.
+
+Shape letters: B examples, F features, T history events of the batch, N = F * B + T bags.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+from torchrec import KeyedJaggedTensor
+
+KEYS = ("even", "odd")
+
+
+class Layout:
+    """Where each feature's rows lie in the fused table.
+
+    Args:
+        tables: feature to number of rows.
+        history_feature: the feature whose rows history ids look into.
+        device: where the ids are.
+
+    Attributes:
+        ranges: feature to its first row and the row after its last.
+        n_rows: rows of all features.
+        history_feature: as given.
+        owners: the features, then the history's feature once more: owners of ids in the order of a look-up.
+        sizes, first_rows: int64 [len(owners)].
+    """
+
+    def __init__(self, tables: dict[str, int], history_feature: str | None, device: torch.device):
+        ends = itertools.accumulate(tables.values())
+        self.ranges = {
+            name: (end - rows, end) for (name, rows), end in zip(tables.items(), ends, strict=True)
+        }
+        self.n_rows = sum(tables.values())
+        self.history_feature = history_feature
+        self.owners = (*tables, *((history_feature,) if history_feature is not None else ()))
+        self.sizes = torch.tensor([tables[owner] for owner in self.owners], device=device)
+        self.first_rows = torch.tensor([self.ranges[owner][0] for owner in self.owners], device=device)
+        self._orders: dict[tuple[str, ...], list[int]] = {}
+
+    def in_order(self, sparse: KeyedJaggedTensor) -> KeyedJaggedTensor:
+        """The same ids with the features in the tables' order and no others.
+
+        Raises:
+            ValueError: a feature is missing.
+        """
+        keys = tuple(sparse.keys())
+        if keys == tuple(self.ranges):
+            return sparse
+        if keys not in self._orders:
+            missing = [feature for feature in self.ranges if feature not in keys]
+            if missing:
+                raise ValueError(f"sparse: got the features {', '.join(keys)}; missing: {', '.join(missing)}")
+            self._orders[keys] = [keys.index(feature) for feature in self.ranges]
+        return sparse.permute(self._orders[keys])
+
+
+def gather_bags(
+    layout: Layout, sparse: KeyedJaggedTensor, history_ids: Tensor | None
+) -> tuple[KeyedJaggedTensor, int, int]:
+    """All bags of a batch for one look-up.
+
+    Bags are counted example by example (b * F + f), then the events; empty ones fill up to an even number, at
+    least 2. Even bags go to the first key, odd ones to the second.
+
+    Args:
+        layout: where the features' rows lie.
+        sparse: at least the features of the layout.
+        history_ids: int64 [T] or None.
+
+    Returns:
+        The look-up's input with N / 2 bags per key, B, and T.
+
+    Raises:
+        ValueError: a feature is missing, or an id is outside its table.
+    """
+    sparse = layout.in_order(sparse)
+    ids, lengths, batch = sparse.values(), sparse.lengths().long(), sparse.stride()
+    per_owner = lengths.view(len(layout.ranges), batch).sum(1)
+    events = 0
+    if history_ids is not None:
+        if layout.history_feature is None:
+            raise ValueError("history_ids: got ids, allowed: None, because no history_feature was set")
+        events = history_ids.numel()
+        ids = torch.cat([ids, history_ids])
+    if layout.history_feature is not None:
+        per_owner = torch.cat([per_owner, per_owner.new_tensor([events])])
+    rows = _rows(layout, ids, per_owner)
+    order, lengths = _deal(lengths, len(layout.ranges), batch, events)
+    lengths, rows, _ = torch.ops.fbgemm.permute_1D_sparse_data(order, lengths, rows, None, rows.numel())
+    offsets = torch.ops.fbgemm.asynchronous_complete_cumsum(lengths)
+    stride = lengths.numel() // len(KEYS)
+    return KeyedJaggedTensor(list(KEYS), rows, lengths=lengths, offsets=offsets, stride=stride), batch, events
+
+
+def _rows(layout: Layout, ids: Tensor, per_owner: Tensor) -> Tensor:
+    """Ids as rows of the fused table; an id outside its own table is an error, never a neighbour's row."""
+    sizes = layout.sizes.repeat_interleave(per_owner, output_size=ids.numel())
+    bad = (ids < 0) | (ids >= sizes)
+    if bad.any():
+        position = int(bad.nonzero()[0])
+        owner = layout.owners[int(torch.searchsorted(per_owner.cumsum(0), position, right=True))]
+        size = int(sizes[position])
+        raise ValueError(
+            f"feature '{owner}': got id {int(ids[position])}, allowed: 0 to {size - 1} (size {size})"
+        )
+    return ids + layout.first_rows.repeat_interleave(per_owner, output_size=ids.numel())
+
+
+def _deal(lengths: Tensor, features: int, batch: int, events: int) -> tuple[Tensor, Tensor]:
+    """The order in which bags go to the two keys, and the lengths of all bags before that, padding last.
+
+    Args:
+        lengths: int64 [F * B], feature by feature.
+        features: F.
+        batch: B.
+        events: T.
+
+    Returns:
+        int32 [N] positions and int64 [N] lengths, N padded.
+    """
+    bags = features * batch + events
+    total = max(2, bags + bags % 2)
+    order = torch.arange(total, dtype=torch.int32, device=lengths.device)
+    by_example = order[: features * batch].view(features, batch).t().reshape(-1)
+    order = torch.cat([by_example, order[features * batch :]])
+    extra = lengths.new_zeros(total - features * batch)
+    extra[:events] = 1
+    return order.view(-1, 2).t().reshape(-1), torch.cat([lengths, extra])

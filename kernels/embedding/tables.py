@@ -1,0 +1,237 @@
+"""The front of the embedding tables: ids in, embeddings out, the fused update behind the backward pass.
+
+Shape letters: B examples, F features, T history events of the batch, D embedding dim, N = F * B + T bags.
+
+All tables share one width, so their rows lie one after another in ONE fused table, and one look-up serves
+every bag: the features' and, with one id each, the history's. That is more than tidiness. fbgemm's CPU backward
+updates a table that one key looks into 6-8 times slower than a table that several keys share (measured by
+experiments/benchmarks/kernels_cpu.py), so the bags are dealt to two keys in turn: even bags to the first, odd
+ones to the second. Read row by row, the result [N / 2, 2 * D] is [N, D] in the bags' own order, without a copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchrec import KeyedJaggedTensor
+
+from kernels.embedding.bags import KEYS, Layout, gather_bags
+from kernels.embedding.sharding import all_rows, local_state, shard
+
+EPS = 1e-8
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What a look-up gives.
+
+    Attributes:
+        features: float32 [B, F, D], in the order of the tables; zeros where an example has no id.
+        events: float32 [T, D], the history's events; None when no history was asked for.
+    """
+
+    features: Tensor
+    events: Tensor | None
+
+
+class EmbeddingTables(nn.Module):
+    """Tables of sparse features with a fused row-wise AdaGrad, through torchrec's DistributedModelParallel.
+
+    The backward pass updates the tables; they are no `parameters()` of this module, so that no dense
+    optimiser, gradient clipping or DistributedDataParallel ever meets them. They are in `state_dict()`, as
+    plain tensors.
+
+    Args:
+        tables: feature to number of rows.
+        dim: D, a multiple of 4 (fbgemm's rule).
+        seed: initial rows are normal, drawn from (seed, feature) alone.
+        learning_rate: of the row-wise AdaGrad.
+        history_feature: the feature whose table history ids look into.
+        init_std: standard deviation of the initial rows.
+        device: where the tables live.
+
+    Raises:
+        ValueError: an argument outside its range.
+        RuntimeError: a CUDA device without fbgemm's CUDA build.
+    """
+
+    def __init__(
+        self,
+        tables: Mapping[str, int],
+        dim: int,
+        seed: int,
+        learning_rate: float,
+        history_feature: str | None = None,
+        init_std: float = 0.01,
+        device: torch.device | str = "cpu",
+    ):
+        super().__init__()
+        _check_arguments(tables, dim, learning_rate, history_feature)
+        self.features = tuple(tables)
+        self.dim = dim
+        self._layout = Layout(dict(tables), history_feature, torch.device(device))
+        # In a list, because a module kept as an attribute would hand the tables to every dense optimiser.
+        self._model = [shard(self._layout.n_rows, dim, KEYS, learning_rate, EPS, torch.device(device))]
+        for feature, rows in tables.items():
+            weight = _initial_rows(seed, feature, rows, dim, init_std)
+            self._load_feature(feature, weight, torch.zeros(rows))
+
+    @property
+    def n_parameters(self) -> int:
+        """Trained numbers in all tables (moments not counted)."""
+        return self._layout.n_rows * self.dim
+
+    def forward(self, sparse: KeyedJaggedTensor, history_ids: Tensor | None = None) -> Embedded:
+        """Look up a batch.
+
+        Args:
+            sparse: ids of at least the tables' features, in any order; several ids of one example are summed.
+            history_ids: int64 [T], ids of the history feature.
+
+        Returns:
+            Embeddings of the features and of the events. Their backward pass updates the tables, unless the
+            gradient is not finite: then it raises FloatingPointError and leaves them as they are.
+
+        Raises:
+            ValueError: a feature is missing, or an id is outside its table.
+        """
+        ids, batch, events = gather_bags(self._layout, sparse, history_ids)
+        found = self._model[0](ids)
+        assert tuple(found.keys()) == KEYS, f"torchrec returned the keys {found.keys()}"
+        rows = found.values()
+        if rows.requires_grad:
+            rows.register_hook(refuse_non_finite)
+        rows = rows.view(-1, self.dim)
+        bags = batch * len(self.features)
+        # One split, not slices: the backward pass of each slice would fill a whole gradient with zeros.
+        of_features, of_events, _ = rows.split([bags, events, len(rows) - bags - events])
+        return Embedded(
+            features=of_features.view(batch, len(self.features), self.dim),
+            events=None if history_ids is None else of_events,
+        )
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Change the learning rate from the next backward pass on."""
+        _check_learning_rate(learning_rate)
+        optimizer = self._model[0].fused_optimizer
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+        optimizer.step()  # hands the rate over to fbgemm; rows are updated in the backward pass only
+
+    def export(self) -> dict[str, Tensor]:
+        """All rows and moments, copied. Of several processes each must call it, and each gets everything.
+
+        Returns:
+            `<feature>.weight` float32 [rows, D] and `<feature>.momentum` float32 [rows] of every feature.
+        """
+        weight, moment = all_rows(self._model[0], self._layout.n_rows)
+        state = {}
+        for feature, (first, end) in self._layout.ranges.items():
+            state[f"{feature}.weight"] = weight[first:end].clone()
+            state[f"{feature}.momentum"] = moment[first:end].clone()
+        return state
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `export` gave.
+
+        Raises:
+            ValueError: a tensor is missing or has another shape; then nothing was loaded.
+        """
+        for feature, (first, end) in self._layout.ranges.items():
+            _check_tensor(state, f"{feature}.weight", (end - first, self.dim))
+            _check_tensor(state, f"{feature}.momentum", (end - first,))
+        for feature in self.features:
+            self._load_feature(feature, state[f"{feature}.weight"], state[f"{feature}.momentum"])
+
+    @torch.no_grad()
+    def _load_feature(self, feature: str, weight: Tensor, moment: Tensor) -> None:
+        """Copy the part of a feature's rows that this process holds."""
+        here, weights, moments = local_state(self._model[0])
+        first, end = self._layout.ranges[feature]
+        start, stop = max(first, here), min(end, here + len(weights))
+        if start < stop:
+            weights[start - here : stop - here] = weight[start - first : stop - first]
+            moments[start - here : stop - here] = moment[start - first : stop - first]
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        destination.update({prefix + name: tensor for name, tensor in self.export().items()})
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        expected = [f"{feature}.{part}" for feature in self.features for part in ("weight", "momentum")]
+        mine = {name.removeprefix(prefix): state_dict[name] for name in state_dict if name.startswith(prefix)}
+        missing_keys += [prefix + name for name in expected if name not in mine]
+        unexpected_keys += [prefix + name for name in mine if name not in expected and strict]
+        if all(name in mine for name in expected):
+            try:
+                self.load(mine)
+            except ValueError as error:
+                error_msgs.append(str(error))
+
+
+def dense_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
+    """The parameters that a dense optimiser trains: all but the fused tables, which update themselves."""
+    return module.parameters()
+
+
+def refuse_non_finite(gradient: Tensor) -> None:
+    """Stop the backward pass before the fused update, which would write NaN into the tables.
+
+    Raises:
+        FloatingPointError: `gradient` holds NaN or infinity.
+    """
+    # One fast pass: a finite sum has finite terms. The reverse does not hold, finite terms can overflow.
+    if torch.isfinite(gradient.sum()):
+        return
+    bad = int((~torch.isfinite(gradient)).sum())
+    if bad:
+        raise FloatingPointError(
+            f"embedding gradient: {bad} of {gradient.numel()} values are NaN or infinite; "
+            "the tables are as they were before this step"
+        )
+
+
+def _initial_rows(seed: int, feature: str, rows: int, dim: int, std: float) -> Tensor:
+    digest = hashlib.sha256(f"{seed}/tables.{feature}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return torch.empty(rows, dim).normal_(0.0, std, generator=generator)
+
+
+def _check_arguments(
+    tables: Mapping[str, int], dim: int, learning_rate: float, history_feature: str | None
+) -> None:
+    if not tables:
+        raise ValueError("tables: got none, allowed: at least one feature")
+    for feature, rows in tables.items():
+        if rows < 1:
+            raise ValueError(f"tables: got {rows} rows for feature '{feature}', allowed: at least 1")
+    if dim < 4 or dim % 4:
+        raise ValueError(f"dim: got {dim}, allowed: a positive multiple of 4")
+    _check_learning_rate(learning_rate)
+    if history_feature is not None and history_feature not in tables:
+        raise ValueError(f"history_feature: got '{history_feature}', allowed: one of {', '.join(tables)}")
+
+
+def _check_learning_rate(learning_rate: float) -> None:
+    if not 0.0 <= learning_rate < float("inf"):
+        raise ValueError(f"learning_rate: got {learning_rate}, allowed: a finite number, 0 or more")
+
+
+def _check_tensor(state: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> None:
+    if name not in state:
+        raise ValueError(f"tables: '{name}' is missing; got {', '.join(sorted(state)) or 'nothing'}")
+    if tuple(state[name].shape) != shape:
+        raise ValueError(f"tables: '{name}' has shape {tuple(state[name].shape)}, allowed: {shape}")
