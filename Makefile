@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 CUDA ?= $(if $(wildcard $(VENV)/.ready-cuda),1,0)
 READY := $(VENV)/.ready-$(if $(filter 1,$(CUDA)),cuda,cpu)
 REQUIREMENTS := $(if $(filter 1,$(CUDA)),-e '.[dev]',-r .ci/cpu/requirements.txt)
+OTHER_PYTHON = gem-distill needs Python 3.11 to 3.14; name one: make $(MAKECMDGOALS) PYTHON=python3.12
 DEMO_OUTPUT := runs/demo
 
 .DEFAULT_GOAL := help
@@ -20,9 +21,9 @@ help:
 	@echo 'make test    setup, then ruff, mypy and the tests'
 	@echo 'make lint    setup, then ruff and mypy only'
 	@echo 'make format  setup, then let ruff rewrite what it can'
-	@echo 'make clean   remove .venv and the tools caches'
+	@echo 'make clean   remove .venv and what the tools cached'
 	@echo
-	@echo 'PYTHON=python3.12  another interpreter (3.11 or newer)'
+	@echo 'PYTHON=python3.12  another interpreter (3.11 to 3.14)'
 	@echo 'CUDA=1             CUDA builds of torch and fbgemm instead of the CPU ones'
 	@echo 'TORCH_INDEX=...    where to take the CPU build of torch from (see .ci/cpu/requirements.txt)'
 	@echo 'WORKERS=2          test processes'
@@ -32,16 +33,15 @@ setup: $(READY)
 # pip installs over what is there when only the requirements changed; the stamp goes first, so that an interrupted
 # installation leaves none and is done again from an empty environment.
 $(READY): pyproject.toml .ci/cpu/requirements.txt .ci/cpu/fbgemm-gpu/pyproject.toml
-	@command -v $(PYTHON) >/dev/null || \
-	  { echo "No '$(PYTHON)' here. Install Python 3.11 or newer, or name one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "gem-distill needs Python 3.11 or newer, '$(PYTHON)' is $$($(PYTHON) -V 2>&1)." \
-	         "Name another: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@test "$$(uname -s)" = Linux || { echo "gem-distill needs Linux: fbgemm has no builds for $$(uname -s)."; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "No '$(PYTHON)' here. $(OTHER_PYTHON)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' || \
+	  { echo "'$(PYTHON)' is $$($(PYTHON) -V 2>&1). $(OTHER_PYTHON)"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "'$(PYTHON)' cannot make virtual environments. On Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
 	@test -f $@ || $(PYTHON) -m venv --clear $(VENV)
 	@rm -f $@
-	$(if $(TORCH_INDEX),$(BIN)/python -m pip install torch==2.13.0 --index-url $(TORCH_INDEX))
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --index-url $(TORCH_INDEX) $(shell grep '^torch==' .ci/cpu/requirements.txt))
 	$(BIN)/python -m pip install $(REQUIREMENTS)
 	$(BIN)/python -m pip check
 	@touch $@
