@@ -1,4 +1,4 @@
-"""One message less: torch warns at the first KeyedJaggedTensor of a process about a function nobody here calls.
+"""One message less: torch warns at the first KeyedJaggedTensor about a function that nobody here calls.
 
 torchrec's classes ask torch.fx whether they are being traced, and torch 2.13 answers with a warning about the
 name of that question. Nothing follows from it for a user, and there is no setting for it.
