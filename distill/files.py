@@ -1,0 +1,33 @@
+"""Files that appear complete or not at all. Free of torch."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place when the block ends, and vanishes when the block
+    raises.
+
+    Args:
+        path: the file to write; its folder is made. A file that stands there is replaced.
+
+    Yields:
+        The path to write to. Two writers of one path never share it: the last to end wins, whole.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)  # mkstemp gives 0600, which would keep others from reading a shared run folder
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
