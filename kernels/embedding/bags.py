@@ -1,6 +1,6 @@
 """From a batch's ids to the bags of the one fused table: checked, moved to their rows, dealt to two keys.
 
-Shape letters: B examples, F features, T history events of the batch, N = F * B + T bags.
+Shape letters: B examples, F features, T history events of the batch, N >= F * B + T bags.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
@@ -64,8 +65,8 @@ def gather_bags(
 ) -> tuple[KeyedJaggedTensor, int, int]:
     """All bags of a batch for one look-up.
 
-    Bags are counted example by example (b * F + f), then the events; empty ones fill up to an even number, at
-    least 2. Even bags go to the first key, odd ones to the second.
+    Bags are counted example by example (b * F + f), then the events, then empty ones up to N. Even bags go to the
+    first key, odd ones to the second.
 
     Args:
         layout: where the features' rows lie.
@@ -90,7 +91,7 @@ def gather_bags(
     if layout.history_feature is not None:
         per_owner = torch.cat([per_owner, per_owner.new_tensor([events])])
     rows = _rows(layout, ids, per_owner)
-    order, lengths = _deal(lengths, len(layout.ranges), batch, events)
+    order, lengths = _deal(lengths, len(layout.ranges), batch, events, _padded(lengths.numel() + events))
     lengths, rows, _ = torch.ops.fbgemm.permute_1D_sparse_data(order, lengths, rows, None, rows.numel())
     offsets = torch.ops.fbgemm.asynchronous_complete_cumsum(lengths)
     stride = lengths.numel() // len(KEYS)
@@ -111,7 +112,17 @@ def _rows(layout: Layout, ids: Tensor, per_owner: Tensor) -> Tensor:
     return ids + layout.first_rows.repeat_interleave(per_owner, output_size=ids.numel())
 
 
-def _deal(lengths: Tensor, features: int, batch: int, events: int) -> tuple[Tensor, Tensor]:
+def _padded(bags: int) -> int:
+    """N: an even number, at least 2, and the same in all processes (gloo scatters equal parts only)."""
+    total = max(2, bags + bags % 2)
+    if dist.get_world_size() == 1:
+        return total
+    largest = torch.tensor(total)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
+
+
+def _deal(lengths: Tensor, features: int, batch: int, events: int, total: int) -> tuple[Tensor, Tensor]:
     """The order in which bags go to the two keys, and the lengths of all bags before that, padding last.
 
     Args:
@@ -119,12 +130,11 @@ def _deal(lengths: Tensor, features: int, batch: int, events: int) -> tuple[Tens
         features: F.
         batch: B.
         events: T.
+        total: N.
 
     Returns:
-        int32 [N] positions and int64 [N] lengths, N padded.
+        int32 [N] positions and int64 [N] lengths.
     """
-    bags = features * batch + events
-    total = max(2, bags + bags % 2)
     order = torch.arange(total, dtype=torch.int32, device=lengths.device)
     by_example = order[: features * batch].view(features, batch).t().reshape(-1)
     order = torch.cat([by_example, order[features * batch :]])

@@ -1,6 +1,6 @@
 """The front of the embedding tables: ids in, embeddings out, the fused update behind the backward pass.
 
-Shape letters: B examples, F features, T history events of the batch, D embedding dim, N = F * B + T bags.
+Shape letters: B examples, F features, T history events of the batch, D embedding dim, N >= F * B + T bags.
 
 All tables share one width, so their rows lie one after another in ONE fused table, and one look-up serves
 every bag: the features' and, with one id each, the history's. That is more than tidiness. fbgemm's CPU

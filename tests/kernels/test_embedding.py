@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -332,3 +334,42 @@ tables(batch, torch.tensor([4])).features.sum().backward()
 def test_a_process_that_builds_and_trains_tables_prints_nothing() -> None:
     done = subprocess.run([sys.executable, "-c", QUIET], capture_output=True, text=True, check=True)
     assert done.stdout + done.stderr == ""
+
+
+TWO_PROCESSES = """
+import sys
+import torch
+import torch.distributed as dist
+from kernels.embedding import EmbeddingTables
+from tests.kernels.test_embedding import SIZES, DIM, keyed, random_batch
+tables = EmbeddingTables(SIZES, DIM, seed=3, learning_rate=0.1, history_feature="item")
+rank = dist.get_rank()
+for step in range(3):
+    bags, history = random_batch(6 + rank, 5 + 4 * rank, seed=10 * step + rank)
+    got = tables(keyed(bags), history)
+    (got.features.square().sum() + 2 * got.events.sum()).backward()
+state = tables.export()
+if rank == 0:
+    torch.save(state, sys.argv[1])
+"""
+
+
+def test_two_processes_with_unequal_batches_equal_one(tmp_path: Path) -> None:
+    script, found = tmp_path / "two.py", tmp_path / "state.pt"
+    script.write_text(TWO_PROCESSES)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launcher, str(script), str(found)], capture_output=True, text=True, cwd=root, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    tables = make()
+    for step in range(3):
+        parts = [random_batch(6 + rank, 5 + 4 * rank, seed=10 * step + rank) for rank in (0, 1)]
+        bags = {name: parts[0][0][name] + parts[1][0][name] for name in SIZES}
+        got = tables(keyed(bags), torch.cat([parts[0][1], parts[1][1]]))
+        # The processes' gradients are averaged, as those of their dense parameters are.
+        ((got.features.square().sum() + 2 * got.events.sum()) / 2).backward()
+    for name, tensor in torch.load(found).items():
+        torch.testing.assert_close(tensor, tables.export()[name], rtol=1e-5, atol=1e-6)
