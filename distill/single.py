@@ -14,8 +14,8 @@ from distill.schema import FeatureSchema
 class Single(Channel):
     """w * BCE(serving logit, clip(alpha * p_teacher, 0, 1)), averaged over the rows with a teacher signal.
 
-    Tasks are summed. Labels and teacher pull at the same logit, so the served probability leans towards the teacher's, stale or
-    not (ExFM, arXiv 2502.17494, calls this single-head distillation).
+    Tasks are summed. Labels and teacher pull at the same logit, so the served probability leans towards the
+    teacher's, stale or not (ExFM, arXiv 2502.17494, calls this single-head distillation).
 
     Args:
         config: weight and label scaling.

@@ -1,0 +1,128 @@
+"""What all students share: tables, pooled history, serving heads, base rates.
+
+A user's own architecture may start here as well (experiments/examples/my_student.py).
+
+Shape letters: B examples, F fields (sparse features and, with a pooled history, one more), D embedding dim, N
+dense features, T events of the whole batch, k tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from distill.batch import Batch
+from distill.errors import UserError
+from distill.inputs import check_inputs
+from distill.losses import base_rate_logits, start_bias
+from distill.protocols import Architecture, Output
+from distill.schema import FeatureSchema
+from kernels.embedding import Embedded, EmbeddingTables
+from students.jagged import Segments, pool, pool_mean
+
+POOLINGS = {"mean": pool_mean, "sum": pool}
+
+
+class Student(Architecture):
+    """Base of the students. A subclass builds its trunk, calls `add_heads` and writes `forward`.
+
+    Args:
+        schema: the data set's schema.
+        tasks: tasks to predict; a shared trunk and one linear serving head for each.
+        features: sparse features to read.
+        dense_features: dense features to read.
+        seed: of the initial values.
+        table_learning_rate: of the fused tables.
+        dim: D, a multiple of 4.
+        history_length: last events of the user to ask for; 0 for none.
+        history_pooling: mean or sum: `fields` gets the pooled history as one more field. None: the subclass
+            reads the events itself.
+
+    Raises:
+        UserError: a name that the schema lacks, or an option out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        schema: FeatureSchema,
+        tasks: tuple[str, ...],
+        features: tuple[str, ...],
+        dense_features: tuple[str, ...],
+        seed: int,
+        table_learning_rate: float,
+        dim: int = 16,
+        history_length: int = 0,
+        history_pooling: str | None = "mean",
+    ):
+        super().__init__()
+        check_inputs(schema, tasks, features, dense_features, history_length)
+        if history_pooling is not None and history_pooling not in POOLINGS:
+            raise UserError(
+                f"options.history_pooling: got '{history_pooling}', allowed: {', '.join(POOLINGS)}"
+            )
+        self.schema, self.tasks = schema, tuple(tasks)
+        self.features, self.dense_features = tuple(features), tuple(dense_features)
+        self.history_length = history_length
+        self.history_pooling = history_pooling if history_length else None
+        self.dim = dim
+        self.n_fields = len(self.features) + (self.history_pooling is not None)
+        self.tables = EmbeddingTables(
+            {name: schema.sparse[name].size for name in self.features},
+            dim,
+            seed=seed,
+            learning_rate=table_learning_rate,
+            history_feature=schema.item_feature if history_length else None,
+        )
+
+    @property
+    def input_width(self) -> int:
+        """Width of `flat_input`: F * D + N."""
+        return self.n_fields * self.dim + len(self.dense_features)
+
+    def add_heads(self, width: int) -> None:
+        """Make the serving heads, whose input is the tap `penultimate`.
+
+        Args:
+            width: of that input.
+        """
+        self.heads = nn.Linear(width, len(self.tasks))
+        self.tap_widths = {"embedding": self.n_fields * self.dim, "penultimate": width}
+
+    def set_base_rates(self, rates: Mapping[str, Tensor]) -> None:
+        """Start the serving heads' biases at the logit of the rate.
+
+        Args:
+            rates: task to float64 [number of domains], NaN for those absent. A student of one vertical sees
+                one number; where several are given, their plain mean is taken. A task without any keeps its
+                bias.
+        """
+        start_bias(self.heads.bias, base_rate_logits(rates, self.tasks))
+
+    def look_up(self, batch: Batch) -> Embedded:
+        """Embeddings [B, F, D] of the features and, with a history, [T, D] of its events."""
+        if not self.history_length:
+            return self.tables(batch.sparse)
+        assert batch.history is not None, "the batch carries no history"
+        return self.tables(batch.sparse, batch.history.item)
+
+    def fields(self, batch: Batch) -> Tensor:
+        """Embeddings of the features and of the pooled history, [B, F, D]."""
+        embedded = self.look_up(batch)
+        if self.history_pooling is None or batch.history is None or embedded.events is None:
+            return embedded.features
+        segments = Segments.of(batch.history.offsets, len(embedded.events))
+        pooled = POOLINGS[self.history_pooling](embedded.events, segments)
+        return torch.cat([embedded.features, pooled.unsqueeze(1)], dim=1)
+
+    def flat_input(self, fields: Tensor, batch: Batch) -> Tensor:
+        """Fields and dense features side by side, [B, F * D + N]."""
+        flat = fields.flatten(1)
+        return torch.cat([flat, batch.dense], dim=1) if self.dense_features else flat
+
+    def output(self, fields: Tensor, penultimate: Tensor) -> Output:
+        """Serving heads on the penultimate tap, and the taps every student has."""
+        taps = {"embedding": fields.flatten(1), "penultimate": penultimate}
+        return Output(self.heads(penultimate), taps)
