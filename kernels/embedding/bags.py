@@ -65,8 +65,8 @@ def gather_bags(
 ) -> tuple[KeyedJaggedTensor, int, int]:
     """All bags of a batch for one look-up.
 
-    Bags are counted example by example (b * F + f), then the events, then empty ones up to N. Even bags go to the
-    first key, odd ones to the second.
+    Bags are counted example by example (b * F + f), then the events, then empty ones up to N. Even bags go to
+    the first key, odd ones to the second.
 
     Args:
         layout: where the features' rows lie.
