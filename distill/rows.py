@@ -128,7 +128,7 @@ def _cast(column: pa.ChunkedArray, name: str, target: pa.DataType, where: str) -
 def decode(
     table: pa.Table, schema: FeatureSchema, features: Sequence[str], dense: Sequence[str], where: str
 ) -> Rows:
-    """Columns to numpy, each once.
+    """Columns to numpy, each copied once: nothing refers to Arrow's memory afterwards.
 
     Args:
         table: a row group or a piece of a day with the columns of `columns_for`, and `matures_<task>` if any.
@@ -148,7 +148,7 @@ def decode(
     dense_matrix = np.empty((n, len(dense)), np.float32)
     for column, name in enumerate(dense):
         dense_matrix[:, column] = _numpy(table[name])
-    ids = {name: _numpy(table[name]).astype(np.int64, copy=False) for name in ID_COLUMNS}
+    ids = {name: _numpy(table[name]).astype(np.int64) for name in ID_COLUMNS}
     return Rows(
         **ids,
         names=tuple(single),
@@ -170,7 +170,7 @@ def _jagged(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
         array = array.chunk(0) if array.num_chunks else pa.array([], column.type)
     offsets = array.offsets.to_numpy().astype(np.int64)
     values = array.values.to_numpy(zero_copy_only=False)[offsets[0] : offsets[-1]]
-    return offsets - offsets[0], values
+    return offsets - offsets[0], values.astype(np.int64)
 
 
 def _labels(table: pa.Table, schema: FeatureSchema, where: str) -> np.ndarray:
@@ -201,6 +201,19 @@ def _matures(table: pa.Table, schema: FeatureSchema, timestamp: np.ndarray) -> n
             window_end = np.maximum(window_end, own)
         matures[:, k] = window_end
     return matures
+
+
+def usable(rows: Rows, now: int) -> np.ndarray:
+    """Which labels training may use at a time.
+
+    Args:
+        rows: decoded rows.
+        now: ms, the end of the day that is trained on.
+
+    Returns:
+        bool [R, K]: known, and matured by then.
+    """
+    return (rows.labels != UNKNOWN) & (rows.matures <= now)
 
 
 def check_rows(rows: Rows, schema: FeatureSchema, dense: Sequence[str], where: str) -> None:
@@ -245,20 +258,24 @@ def _check_finite(rows: Rows, dense: Sequence[str], where: str) -> None:
 
 
 def check_order(rows: Rows, where: str) -> None:
-    """Rows rise by (timestamp, example_id), which also rules out a repeated example at one time.
+    """Rows rise by (timestamp, example_id), and no example_id stands twice.
 
     Raises:
         DataError: names the first pair out of order, or the repeated example_id.
     """
+    ids = rows.example_id
+    if not (ids[1:] > ids[:-1]).all():
+        ids = np.sort(ids)
+        twice = ids[1:][ids[1:] == ids[:-1]]
+        if len(twice):
+            raise DataError(f"{where}: example_id: got {twice[0]} twice, allowed: each once")
     step = np.diff(rows.timestamp)
     tie = step == 0
-    backwards = (step < 0) | (tie & (np.diff(rows.example_id) <= 0))
+    backwards = (step < 0) | (tie & (np.diff(rows.example_id) < 0))
     if not backwards.any():
         return
     row = int(np.flatnonzero(backwards)[0])
     here, there = rows.example_id[row], rows.example_id[row + 1]
-    if here == there:
-        raise DataError(f"{where}: example_id: got {here} twice, allowed: each once")
     raise DataError(
         f"{where}: rows are not sorted by (timestamp, example_id): {there} at {rows.timestamp[row + 1]} "
         f"follows {here} at {rows.timestamp[row]}. Sort each day before."

@@ -1,8 +1,8 @@
 """Builds the history index of a data set (`distill.history` reads it).
 
-Events arrive in any order and wait in scratch files; `build` sorts them by (user, time) and writes the index. Ties
-keep the order of arrival. Memory: about 40 bytes per event while sorting (user, time, order); the other columns are
-gathered in chunks from memory-mapped files.
+Events arrive in any order and wait in scratch files; `build` sorts them by (user, time) and writes the index.
+Ties keep the order of arrival. Memory: about 40 bytes per event while sorting (user, time, order); the other
+columns are gathered in chunks from memory-mapped files.
 
 Shape letters: E events, U users, K tasks.
 """
@@ -37,6 +37,7 @@ class EventBuilder:
         folder.mkdir(parents=True)
         self._folder = folder
         self._tasks = tasks
+        self._longest_wait = np.zeros(tasks, np.int64)
         self._files = {name: (folder / f"{name}.tmp").open("wb") for name in COLUMNS}
 
     def append(
@@ -55,6 +56,9 @@ class EventBuilder:
             array = np.asarray(values[name])
             assert array.shape == shape, f"events: {name} has shape {array.shape}, allowed: {shape}"
             array.astype(DTYPES[name]).tofile(file)
+        if len(user_id):
+            waits = np.asarray(matures) - np.asarray(time)[:, None]
+            self._longest_wait = np.maximum(self._longest_wait, waits.max(axis=0))
 
     def build(self) -> None:
         """Sort, write the index, drop the scratch files."""
@@ -69,6 +73,7 @@ class EventBuilder:
         del user
         for name in COLUMNS[1:]:
             self._gather(name, scratch[name], order)
+        np.save(self._folder / "longest_wait.npy", self._longest_wait)
         for path in scratch.values():
             path.unlink()
 

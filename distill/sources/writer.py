@@ -7,8 +7,8 @@
         writer.add_events(user_id, time, item, domain, labels, matures)   # history from before day 1, if any
 
 Everything goes into a temporary sibling folder that is renamed at the end; an error, a full disk included,
-removes it. Rows become history events by themselves. Memory: one row group of the open day, and at the end what
-`distill.sources.events` says.
+removes it. Rows become history events by themselves. Memory: one row group of the open day; at the end what
+`distill.sources.events` says, and 8 bytes per row.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class PreparedWriter:
         fingerprint: sha256 hex of what determines the content (`distill.sources.fingerprint`).
 
     Raises:
-        DataError: on entry, when the folder is taken; on exit, when a day is missing or empty or an example_id
-            stands twice; whenever the disk is full.
+        DataError: on entry, when the folder is taken; on exit, when a day has no rows or an example_id stands
+            twice; whenever the disk is full.
     """
 
     def __init__(self, folder: str | Path, schema: FeatureSchema, *, source: str, fingerprint: str):
@@ -68,8 +68,7 @@ class PreparedWriter:
         self.fingerprint = fingerprint
 
     def __enter__(self) -> PreparedWriter:
-        if self.folder.exists() and any(self.folder.iterdir()):
-            raise DataError(f"{self.folder}: is not empty. Remove it, or name another folder.")
+        self._refuse_foreign()
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         prefix = f".{self.folder.name}.partial-"
         self._partial = Path(tempfile.mkdtemp(prefix=prefix, dir=self.folder.parent))
@@ -152,7 +151,7 @@ class PreparedWriter:
         labels: np.ndarray,
         matures: np.ndarray,
     ) -> None:
-        """Add history events that are not rows, such as those from before day 1; any order, any number of calls.
+        """Add history events that are not rows, such as those from before day 1; in any order and in parts.
 
         Args:
             user_id: int64 [E].
@@ -235,11 +234,16 @@ class PreparedWriter:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             # Another process finished the same data set first: its copy stays, ours is discarded.
-            other = json.loads((self.folder / MANIFEST).read_text())["fingerprint"]
-            if other != self.fingerprint:
-                raise DataError(
-                    f"{self.folder}: another data set ({other}) was written there meanwhile"
-                ) from error
+            self._refuse_foreign()
+
+    def _refuse_foreign(self) -> None:
+        """The folder may hold nothing, or the same data set, just put there by another process."""
+        if not self.folder.exists() or not any(self.folder.iterdir()):
+            return
+        manifest = self.folder / MANIFEST
+        if manifest.is_file() and json.loads(manifest.read_text())["fingerprint"] == self.fingerprint:
+            return
+        raise DataError(f"{self.folder}: holds something else. Remove it, or name another folder.")
 
     def _discard(self) -> None:
         self._ids.close()
