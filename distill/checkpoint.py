@@ -1,13 +1,12 @@
 """A model on disk: one safetensors file, never pickle, written beside its place and renamed.
 
-Dense parameters keep their names under `dense.`, tables theirs under `tables.` (weights and AdaGrad moments).
+It holds what `state_dict` says: dense parameters, and under `tables.` the rows with their AdaGrad moments.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from distill.errors import UserError
+from distill.files import atomic_path
 from distill.protocols import Architecture
 
 
@@ -31,13 +31,8 @@ def save_model(model: Architecture, path: Path, meta: Mapping[str, Any]) -> str:
     Returns:
         sha256 (hex) of the file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    try:
-        save_file(_tensors(model), partial, metadata={"meta": json.dumps(dict(meta), sort_keys=True)})
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_path(path) as temporary:
+        save_file({n: t.contiguous() for n, t in model.state_dict().items()}, temporary, metadata={"meta": json.dumps(dict(meta), sort_keys=True)})
     return file_hash(path)
 
 
@@ -59,16 +54,9 @@ def load_model(model: Architecture, path: Path) -> dict[str, Any]:
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}
         meta = json.loads((file.metadata() or {}).get("meta", "{}"))
-    _refuse_other_shapes(_tensors(model), tensors, path)
-    dense = {name.removeprefix("dense."): t for name, t in tensors.items() if name.startswith("dense.")}
-    model.load_state_dict(dense, strict=False)
-    model.tables.load({n.removeprefix("tables."): t for n, t in tensors.items() if n.startswith("tables.")})
+    _refuse_other_shapes(model.state_dict(), tensors, path)
+    model.load_state_dict(tensors)
     return meta
-
-
-def _tensors(model: Architecture) -> dict[str, Tensor]:
-    dense = {f"dense.{n}": t.contiguous() for n, t in model.state_dict().items() if not n.startswith("tables.")}
-    return dense | {f"tables.{n}": t.contiguous() for n, t in model.tables.export().items()}
 
 
 def _refuse_other_shapes(own: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:

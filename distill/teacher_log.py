@@ -7,7 +7,6 @@ beside it. Students join it by example id: a missing, duplicate or foreign id is
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 from distill.batch import TeacherSignal
 from distill.checkpoint import file_hash
 from distill.errors import LogError, nearest
+from distill.files import atomic_path
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,13 @@ def write_day(folder: Path, example_id: np.ndarray, logits: np.ndarray, manifest
     columns = {"example_id": ids} | {
         f"logit_{task}": logits[order, k].astype(np.float32) for k, task in enumerate(manifest.tasks)
     }
-    folder.mkdir(parents=True, exist_ok=True)
     path = _day_file(folder, manifest.day)
-    _write_atomically(path, lambda partial: pq.write_table(pa.table(columns), partial))
+    path.with_suffix(".json").unlink(missing_ok=True)
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.table(columns), temporary)
     facts = asdict(manifest) | {"rows": int(ids.size), "checksum": file_hash(path)}
-    _write_atomically(path.with_suffix(".json"), lambda partial: partial.write_text(json.dumps(facts, indent=1)))
+    with atomic_path(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(facts, indent=1) + "\n")
 
 
 class TeacherLog:
@@ -126,7 +128,8 @@ class TeacherLog:
         Raises:
             LogError: an id that the log of that day lacks.
         """
-        if self.snapshots.get(day) is None:
+        assert day in self.snapshots, f"the log was opened for days {list(self.snapshots)}, not for day {day}"
+        if self.snapshots[day] is None:
             size = example_id.numel()
             return TeacherSignal(torch.zeros(size, len(self.tasks)), torch.zeros(size, dtype=torch.bool))
         self._load(day)
@@ -250,11 +253,3 @@ def _refuse_non_finite(logits: np.ndarray, example_id: np.ndarray, day: int) -> 
             f"{example_id[bad][0]}. The teacher's training went wrong; look at its losses."
         )
 
-
-def _write_atomically(path: Path, write) -> None:
-    partial = path.with_name(path.name + ".partial")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

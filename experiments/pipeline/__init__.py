@@ -1,0 +1,1 @@
+"""The main job: data, teacher, teacher log, students, scores; every step skips what is done already."""

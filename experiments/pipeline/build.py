@@ -1,0 +1,74 @@
+"""Composition: from names in a config to a data set's architecture and its channels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from distill.config import StudentConfig, TeacherConfig
+from distill.protocols import Architecture, Channel
+from distill.registry import CHANNELS, STUDENTS, TEACHERS
+from distill.schema import FeatureSchema
+from distill.structured import build
+from distill.user_file import is_user_file, load_class
+
+_REGISTRIES = {"teacher": TEACHERS, "student": STUDENTS}
+
+
+def architecture_options(role: str, model: TeacherConfig | StudentConfig) -> dict[str, Any]:
+    """All options of a model, defaults included; a user's own architecture keeps what the file says.
+
+    Args:
+        role: `teacher` or `student`.
+        model: its part of the config.
+    """
+    if is_user_file(model.architecture):
+        return dict(model.options)
+    return asdict(build(_REGISTRIES[role].get(model.architecture).config, model.options))
+
+
+def build_model(
+    role: str, model: TeacherConfig | StudentConfig, schema: FeatureSchema, seed: int, base: Path
+) -> Architecture:
+    """Build a teacher or student.
+
+    Args:
+        role: `teacher` or `student`.
+        model: its part of the config.
+        schema: the data set's schema.
+        seed: of its initial values.
+        base: folder that paths of a user's own architectures are relative to.
+    """
+    shared = {
+        "schema": schema,
+        "tasks": tuple(model.tasks) or schema.task_names,
+        "features": tuple(model.features) or tuple(schema.sparse),
+        "dense_features": tuple(model.dense) or schema.dense,
+        "seed": seed,
+        "table_learning_rate": model.optimizer.table_learning_rate,
+    }
+    if is_user_file(model.architecture):
+        return load_class(model.architecture, base)(**shared, **dict(model.options))
+    entry = _REGISTRIES[role].get(model.architecture)
+    return entry.load()(build(entry.config, model.options), **shared)
+
+
+def build_channels(
+    channels: Mapping[str, Mapping[str, Any]], student: Architecture, seed: int
+) -> dict[str, Channel]:
+    """Build and attach a channel set.
+
+    Args:
+        channels: channel name to its settings; empty for `none`.
+        student: the student that learns by them.
+        seed: of their initial values.
+    """
+    built = {}
+    for name, options in channels.items():
+        entry = CHANNELS.get(name)
+        channel = entry.load()(build(entry.config, options), schema=student.schema, seed=seed)
+        channel.attach(student)
+        built[name] = channel
+    return built

@@ -1,0 +1,233 @@
+"""The three kinds of work on one seed: train the teacher, write its log, train one student. Each leaves a report last."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from distill.cells import ALL, Cell
+from distill.checkpoint import file_hash, load_model, save_model
+from distill.config import OptimizerConfig, StudentConfig, TeacherConfig
+from distill.dataset import DataSet
+from distill.errors import UserError
+from distill.files import atomic_path
+from distill.module import DistillModule
+from distill.predictions import prediction_path, write_predictions
+from distill.progress import Progress
+from distill.protocols import Architecture, Channel
+from distill.schedule import DayPlan
+from distill.stream import DayStream
+from distill.teacher_log import LogManifest, TeacherLog, day_is_logged, write_day
+from distill.training import DayCallback, DayData, fit, predict
+from experiments.pipeline.build import build_channels, build_model
+from experiments.pipeline.experiment import Experiment
+from experiments.pipeline.recorder import PredictionRecorder
+from kernels.embedding import dense_parameters
+
+REPORT = "report.json"
+
+
+def is_done(experiment: Experiment, cell: Cell, seed: int) -> bool:
+    """True when this training has been finished with these settings through the days that are needed now."""
+    path = experiment.checkpoint_folder(cell, seed) / REPORT
+    if not path.is_file() or not prediction_path(experiment.folder, cell, seed).is_file():
+        return False
+    report = json.loads(path.read_text())
+    return report["config_hash"] == experiment.config_hash and report["last_day"] == experiment.schedule.last_day
+
+
+def train_teacher(experiment: Experiment, seed: int, progress: Progress) -> None:
+    """Train the teacher through its days, a snapshot after each, its predictions as those of any model."""
+    config, cell = experiment.config.teacher, experiment.teacher_cell
+    assert config is not None and cell is not None
+    model = build_model("teacher", config, experiment.data.schema, seed, experiment.base)
+
+    def snapshot(day: int) -> None:
+        save_model(model, experiment.snapshot(seed, day), {"trained_through": day, "seed": seed})
+
+    _train(experiment, cell, seed, model, {}, config.optimizer, experiment.schedule.teacher_plan(), None, progress, snapshot)
+
+
+def write_log(experiment: Experiment, seed: int, progress: Progress) -> None:
+    """Write every day of the teacher log that students read; a day that stands there already is kept."""
+    config, schedule = experiment.config.teacher, experiment.schedule
+    assert config is not None
+    model = build_model("teacher", config, experiment.data.schema, seed, experiment.base)
+    loaded = None
+    for day in schedule.logged_days():
+        through = schedule.snapshot_for(day)
+        assert through is not None
+        path = experiment.snapshot(seed, through)
+        if not path.is_file():
+            raise UserError(f"teacher log: no snapshot {path}. Train the teacher first (`distill teacher`).")
+        checkpoint = file_hash(path)
+        if day_is_logged(experiment.log_folder(seed), day, checkpoint, experiment.data.fingerprint):
+            continue
+        if loaded != through:
+            load_model(model, path)
+            loaded = through
+        _log_day(experiment, seed, model, config, day, through, checkpoint, progress)
+
+
+def train_student(
+    experiment: Experiment, cell: Cell, student: StudentConfig, seed: int, progress: Progress
+) -> None:
+    """Train one student on its vertical with its channels."""
+    schema = experiment.data.schema
+    model = build_model("student", student, schema, seed, experiment.base)
+    sets = experiment.config.channels.get(cell.channel, {})
+    channels = build_channels(sets, model, seed)
+    log = teacher_log(experiment, seed, model.tasks) if any(c.needs_teacher for c in channels.values()) else None
+    plan = experiment.schedule.student_plan()
+    _train(experiment, cell, seed, model, channels, student.optimizer, plan, log, progress, lambda day: None)
+
+
+def teacher_log(experiment: Experiment, seed: int, wanted: tuple[str, ...]) -> TeacherLog:
+    """Open the log of a seed for the days that students read."""
+    schedule = experiment.schedule
+    return TeacherLog(
+        experiment.log_folder(seed),
+        experiment.data.schema.task_names,
+        wanted,
+        experiment.data.fingerprint,
+        {day: schedule.snapshot_for(day) for day in schedule.student_plan().train},
+    )
+
+
+def _train(
+    experiment: Experiment,
+    cell: Cell,
+    seed: int,
+    model: Architecture,
+    channels: Mapping[str, Channel],
+    optimizer: OptimizerConfig,
+    plan: DayPlan,
+    log: TeacherLog | None,
+    progress: Progress,
+    after_day: Callable[[int], None],
+) -> None:
+    started = time.perf_counter(), time.process_time()
+    data = experiment.data
+    domains = None if cell.vertical == ALL else [cell.vertical]
+    rates = first_rates(data, plan.train[0], domains)
+    for part in (model, *channels.values()):
+        part.set_base_rates(rates)
+    recorder = PredictionRecorder()
+    module = DistillModule(model, channels, optimizer, recorder)
+    days = _streams(experiment, model, optimizer.batch_size, domains, log)
+    title = f"{cell.model} {cell.vertical} {cell.channel} seed {seed}"
+    callback = DayCallback(plan, progress, rows_of(data, plan.train, domains), title, after_day)
+    reports = fit(module, DayData(days, plan), callback)
+    write_predictions(
+        prediction_path(experiment.folder, cell, seed), recorder.predictions(experiment, model.tasks)
+    )
+    folder = experiment.checkpoint_folder(cell, seed)
+    save_model(model, folder / "model.safetensors", {"trained_through": plan.train[-1], "seed": seed})
+    report = {
+        "config_hash": experiment.config_hash,
+        "last_day": experiment.schedule.last_day,
+        "cell_id": cell.cell_id,
+        "seed": seed,
+        "dense_parameters": sum(p.numel() for p in dense_parameters(model)),
+        "table_parameters": model.tables.n_parameters,
+        "seconds": time.perf_counter() - started[0],
+        "cpu_seconds": time.process_time() - started[1],
+        "days": [asdict(day) for day in reports],
+    }
+    with atomic_path(folder / REPORT) as temporary:
+        temporary.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def first_rates(data: DataSet, day: int, domains: Sequence[str] | None) -> dict[str, Tensor]:
+    """Rate of each domain on the first day trained on, from labels that are known then; NaN for other domains.
+
+    Args:
+        data: the data set.
+        day: the first day.
+        domains: the domains the model sees; None for all.
+
+    Returns:
+        Task to float64 [D].
+    """
+    rates = {task: torch.from_numpy(of_task) for task, of_task in data.base_rates([day], matured=True).items()}
+    if domains is None:
+        return rates
+    seen = torch.zeros(len(data.schema.domains), dtype=torch.bool)
+    seen[[data.schema.domain_index(name) for name in domains]] = True
+    return {task: torch.where(seen, of_task, torch.nan) for task, of_task in rates.items()}
+
+
+def rows_of(data: DataSet, days: Sequence[int], domains: Sequence[str] | None) -> dict[int, int]:
+    """Number of examples of each day, of some domains or of all."""
+    if domains is None:
+        return {day: data.rows_per_day[day] for day in days}
+    wanted = [data.schema.domain_index(name) for name in domains]
+    return {day: int(np.isin(data.outcomes(day).domain, wanted).sum()) for day in days}
+
+
+def _streams(
+    experiment: Experiment, model: Architecture, batch_size: int, domains: Sequence[str] | None, log: TeacherLog | None
+) -> Callable[[int, bool], IterableDataset]:
+    def days(day: int, training: bool) -> IterableDataset:
+        return DayStream(
+            experiment.data,
+            day,
+            batch_size,
+            model.features,
+            model.dense_features,
+            history_length=model.history_length,
+            domains=domains,
+            teacher=log if training else None,
+        )
+
+    return days
+
+
+def _log_day(
+    experiment: Experiment,
+    seed: int,
+    model: Architecture,
+    config: TeacherConfig,
+    day: int,
+    through: int,
+    checkpoint: str,
+    progress: Progress,
+) -> None:
+    recorder = PredictionRecorder()
+    module = DistillModule(model, {}, config.optimizer, recorder)
+    stream = _streams(experiment, model, config.optimizer.batch_size, None, None)(day, False)
+    with progress.task(f"teacher log seed {seed} day {day}", total=experiment.data.rows_per_day[day]) as bar:
+        predict(module, [stream])
+        bar.advance(experiment.data.rows_per_day[day])
+    manifest = LogManifest(
+        teacher=config.name,
+        checkpoint=checkpoint,
+        trained_through=through,
+        day=day,
+        lag=day - 1 - through,
+        data_fingerprint=experiment.data.fingerprint,
+        schema=experiment.data.schema.name,
+        tasks=list(model.tasks),
+        rows=0,
+    )
+    write_day(experiment.log_folder(seed), recorder.column("example_id"), recorder.column("logits"), manifest)
+
+
+def check_log(experiment: Experiment, seed: int) -> None:
+    """Refuse a log that holds other rows than the data set, or a task the students ask for in vain."""
+    log = teacher_log(experiment, seed, ())
+    for day in experiment.schedule.logged_days():
+        log.check_rows(day, experiment.data.outcomes(day).example_id)
+
+
+def read_report(experiment: Experiment, cell: Cell, seed: int) -> dict[str, Any]:
+    """What a finished training left behind."""
+    return json.loads((experiment.checkpoint_folder(cell, seed) / REPORT).read_text())

@@ -1,0 +1,78 @@
+"""Collects the logits a model gives in validation and turns them into a predictions file."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+from torch import Tensor
+
+from distill.batch import Batch
+from distill.dataset import DataSet
+from distill.predictions import SPLITS, Predictions
+from experiments.pipeline.experiment import Experiment
+
+_IDS = ("example_id", "user_id", "timestamp", "domain")
+
+
+class PredictionRecorder:
+    """Keeps ids and logits of every batch it is given, in order."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, list[np.ndarray]] = defaultdict(list)
+
+    def add(self, batch: Batch, logits: Tensor) -> None:
+        """Take the logits [B, k] of one batch."""
+        for name in _IDS:
+            self._columns[name].append(getattr(batch, name).cpu().numpy())
+        self._columns["day"].append(np.full(len(batch), batch.day, np.int32))
+        self._columns["logits"].append(logits.float().cpu().numpy())
+
+    def column(self, name: str) -> np.ndarray:
+        """One of the ids, `day`, or `logits` [N, k]."""
+        return np.concatenate(self._columns[name])
+
+    def predictions(self, experiment: Experiment, tasks: tuple[str, ...]) -> Predictions:
+        """Everything recorded, with final labels read from the data set.
+
+        Args:
+            experiment: for its data and its splits.
+            tasks: names of the logits' columns.
+        """
+        day, example_id, logits = self.column("day"), self.column("example_id"), self.column("logits")
+        labels = {task: np.empty(len(day), np.int8) for task in tasks}
+        for number in np.unique(day):
+            rows = day == number
+            final = final_labels(experiment.data, int(number), example_id[rows])
+            for task in tasks:
+                labels[task][rows] = final[:, experiment.data.schema.task_names.index(task)]
+        split = np.array([SPLITS.index(experiment.schedule.split(d)) for d in range(int(day.max()) + 1)], np.int8)
+        return Predictions(
+            example_id=example_id,
+            user_id=self.column("user_id"),
+            timestamp=self.column("timestamp"),
+            day=day,
+            domain=self.column("domain").astype(np.int32),
+            domains=experiment.data.schema.domains,
+            split=split[day],
+            logits={task: logits[:, place] for place, task in enumerate(tasks)},
+            labels=labels,
+        )
+
+
+def final_labels(data: DataSet, day: int, example_id: np.ndarray) -> np.ndarray:
+    """Outcomes of a day's examples, for scores.
+
+    Args:
+        data: the data set.
+        day: the examples' day.
+        example_id: int64 [N], ids of that day.
+
+    Returns:
+        int8 [N, K], -1 where unknown.
+    """
+    outcomes = data.outcomes(day)
+    order = np.argsort(outcomes.example_id)
+    place = order[np.searchsorted(outcomes.example_id, example_id, sorter=order)]
+    assert (outcomes.example_id[place] == example_id).all(), f"day {day} was recorded with examples it does not hold"
+    return outcomes.labels[place]

@@ -1,0 +1,177 @@
+"""`distill run`: the steps in order, in a folder that always says how far they came."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from distill.cells import Cell
+from distill.config import ExperimentConfig
+from distill.dataset import prepare
+from distill.errors import UserError
+from distill.files import atomic_path
+from distill.progress import Progress
+from distill.schedule import Schedule
+from experiments.pipeline import jobs
+from experiments.pipeline.environment import trace_test_read, versions
+from experiments.pipeline.experiment import Experiment
+from experiments.pipeline.floor import run_floor
+from experiments.pipeline.pool import Job, default_workers, run_jobs
+from experiments.pipeline.scoring import predicted_cells, score
+from experiments.pipeline.status import RunStatus
+from experiments.tracking import Tracker, open_tracker
+
+STEPS = ("teacher", "log", "student", "score")
+
+
+class Loaded(Protocol):
+    """A validated experiment file (distill.load_config)."""
+
+    config: ExperimentConfig
+    config_hash: str
+    base: Path
+
+    def to_yaml(self) -> str:
+        """The resolved settings."""
+
+
+def run(loaded: Loaded, final: str | None, steps: Sequence[str], progress: Progress) -> Path:
+    """Do the steps of an experiment that are not done yet.
+
+    Args:
+        loaded: the experiment.
+        final: reason for reading the test days; None leaves them alone.
+        steps: some of STEPS, in their order.
+        progress: shown to the user.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UserError: settings, data or folder that do not fit.
+        KeyboardInterrupt: after the folder was marked as interrupted.
+    """
+    folder = Path(loaded.config.output)
+    _claim(folder, loaded)
+    if final is not None:
+        trace_test_read(loaded.config_hash, final)
+    with RunStatus(folder, loaded.config_hash, final) as step:
+        step("data")
+        experiment = open_experiment(loaded, final is not None, progress)
+        tracker = open_tracker(experiment, loaded.to_yaml())
+        for name in STEPS:
+            if name in steps:
+                step(name)
+                _STEP[name](experiment, tracker, progress)
+    return folder
+
+
+def open_experiment(loaded: Loaded, final: bool, progress: Progress) -> Experiment:
+    """Prepare the data, or find it prepared, and open the experiment on it."""
+    data = prepare(loaded.config.data, progress)
+    schedule = Schedule(loaded.config.schedule, data.schema.n_days, final)
+    return Experiment(loaded.config, loaded.config_hash, loaded.base, data, schedule)
+
+
+def _teachers(experiment: Experiment, tracker: Tracker, progress: Progress) -> None:
+    cell = experiment.teacher_cell
+    if cell is None:
+        return
+    todo = [seed for seed in experiment.config.seeds if not jobs.is_done(experiment, cell, seed)]
+    tracker.start(cell)
+    _run(experiment, [_job(experiment, train_teacher_job, None, seed) for seed in todo], "teacher", progress)
+
+
+def _logs(experiment: Experiment, tracker: Tracker, progress: Progress) -> None:
+    if experiment.teacher_cell is None:
+        return
+    work = [Job(write_log_job, (experiment, seed), 0) for seed in experiment.config.seeds]
+    _run(experiment, work, "teacher log", progress)
+    for seed in experiment.config.seeds:
+        jobs.check_log(experiment, seed)
+
+
+def _students(experiment: Experiment, tracker: Tracker, progress: Progress) -> None:
+    work = []
+    for cell in experiment.student_cells:
+        tracker.start(cell)
+        for seed in experiment.config.seeds:
+            if not jobs.is_done(experiment, cell, seed):
+                work.append(_job(experiment, train_student_job, cell, seed))
+    # The longest first, so that no process is left alone with one at the end.
+    _run(experiment, sorted(work, key=lambda job: -job.examples), "students", progress)
+
+
+def _scores(experiment: Experiment, tracker: Tracker, progress: Progress) -> None:
+    if experiment.config.floor:
+        run_floor(experiment, progress)
+    sources = predicted_cells(experiment, experiment.config.seeds)
+    with progress.task("scores and transfer ratios"):
+        score(experiment, sources)
+    with progress.task("W&B runs", total=len(sources), unit="runs") as bar:
+        for source in sources:
+            tracker.finish(source.cell)
+            bar.advance(1)
+
+
+_STEP: dict[str, Callable[[Experiment, Tracker, Progress], None]] = {
+    "teacher": _teachers,
+    "log": _logs,
+    "student": _students,
+    "score": _scores,
+}
+
+
+def train_teacher_job(experiment: Experiment, seed: int, progress: Progress) -> None:
+    """`jobs.train_teacher` in a process of its own."""
+    _compute(experiment)
+    jobs.train_teacher(experiment, seed, progress)
+
+
+def write_log_job(experiment: Experiment, seed: int, progress: Progress) -> None:
+    """`jobs.write_log` in a process of its own."""
+    _compute(experiment)
+    jobs.write_log(experiment, seed, progress)
+
+
+def train_student_job(experiment: Experiment, cell: Cell, seed: int, progress: Progress) -> None:
+    """`jobs.train_student` in a process of its own."""
+    _compute(experiment)
+    jobs.train_student(experiment, cell, experiment.student_cells[cell], seed, progress)
+
+
+def _compute(experiment: Experiment) -> None:
+    """Registries and threads of a fresh process."""
+    import experiments.catalog  # noqa: F401, PLC0415  fills the registries
+
+    torch.set_num_threads(experiment.config.threads)
+
+
+def _job(experiment: Experiment, function: Callable[..., None], cell: Cell | None, seed: int) -> Job:
+    data, schedule = experiment.data, experiment.schedule
+    if cell is None:
+        rows = jobs.rows_of(data, schedule.teacher_plan().train, None)
+        return Job(function, (experiment, seed), sum(rows.values()))
+    rows = jobs.rows_of(data, schedule.student_plan().train, [cell.vertical])
+    return Job(function, (experiment, cell, seed), sum(rows.values()))
+
+
+def _run(experiment: Experiment, work: list[Job], title: str, progress: Progress) -> None:
+    run_jobs(work, title, experiment.config.workers or default_workers(), progress)
+
+
+def _claim(folder: Path, loaded: Loaded) -> None:
+    """Make the run folder; one that holds a run of other settings is refused."""
+    described = folder / "config.yaml"
+    if described.is_file() and described.read_text() != loaded.to_yaml():
+        raise UserError(
+            f"output: {folder} holds a run with other settings. Name another folder (`--set output=...`) or remove it."
+        )
+    with atomic_path(described) as temporary:
+        temporary.write_text(loaded.to_yaml())
+    with atomic_path(folder / "versions.json") as temporary:
+        temporary.write_text(json.dumps(versions(), indent=1) + "\n")

@@ -1,0 +1,94 @@
+"""From predictions to results.json: base rates, rows, transfer ratios."""
+
+from __future__ import annotations
+
+from distill.cells import write_cells
+from distill.errors import UserError
+from distill.predictions import CellPredictions, prediction_path
+from distill.rates import RateCounter, Rates
+from distill.results import Row, write_results
+from distill.score_rows import score_rows
+from distill.transfer import Losses, transfer_rows
+from distill.truth import Truth, read_truth
+from experiments.pipeline.environment import git_commit, versions
+from experiments.pipeline.experiment import Experiment
+from experiments.pipeline.floor import ROLE as FLOOR
+from experiments.pipeline.floor import floor_cell
+from experiments.pipeline.jobs import read_report
+
+
+def base_rates(experiment: Experiment) -> Rates:
+    """p of each (vertical, task) over days 1 to the last tune day, the normaliser of every NE."""
+    schema = experiment.data.schema
+    days = range(1, max(experiment.schedule.config.tune_days) + 1)
+    counter = RateCounter(schema.domains, schema.verticals, schema.task_names, days)
+    for day in days:
+        outcomes = experiment.data.outcomes(day)
+        labels = {task: outcomes.labels[:, place] for place, task in enumerate(schema.task_names)}
+        counter.update(outcomes.domain, day, labels)
+    return counter.rates()
+
+
+def score(experiment: Experiment, sources: list[CellPredictions]) -> None:
+    """Write cells.csv and results.json from the predictions of a run.
+
+    Args:
+        experiment: the experiment.
+        sources: cells that have predictions.
+
+    Raises:
+        UserError: nothing has been predicted yet.
+    """
+    if not sources:
+        raise UserError(f"{experiment.folder}: no predictions to score. Train first (`distill run`).")
+    write_cells(experiment.folder / "cells.csv", [source.cell for source in sources])
+    rates, splits = base_rates(experiment), list(experiment.schedule.scored_days)
+    verticals = experiment.data.schema.verticals
+    rows = score_rows(sources, verticals, rates, splits, _truth(experiment))
+    transfer: list[Row] = []
+    for split in splits:
+        transfer += transfer_rows(Losses(sources, verticals, rates, split))
+    write_results(
+        experiment.folder / "results.json",
+        rows,
+        transfer,
+        timing=_timing(experiment, sources),
+        versions=versions(),
+        git_commit=git_commit(),
+        config_hash=experiment.config_hash,
+    )
+
+
+def predicted_cells(experiment: Experiment, seeds: list[int]) -> list[CellPredictions]:
+    """Cells of the experiment that have predictions of all seeds."""
+    floor = floor_cell(experiment) if experiment.config.floor else None
+    cells = [c for c in (experiment.teacher_cell, floor, *experiment.student_cells) if c is not None]
+    return [
+        CellPredictions(cell, experiment.folder)
+        for cell in cells
+        if all(prediction_path(experiment.folder, cell, seed).is_file() for seed in seeds)
+    ]
+
+
+def _truth(experiment: Experiment) -> Truth | None:
+    if not (experiment.data.folder / "truth").is_dir():
+        return None
+    days = [day for days in experiment.schedule.scored_days.values() for day in days]
+    return read_truth(experiment.data.folder, days)
+
+
+def _timing(experiment: Experiment, sources: list[CellPredictions]) -> dict[str, dict[str, dict[str, float]]]:
+    """cell_id -> seed -> seconds, cpu_seconds, examples, parameters."""
+    timing: dict[str, dict[str, dict[str, float]]] = {}
+    for source in (source for source in sources if source.cell.role != FLOOR):
+        for seed in source.seeds:
+            report = read_report(experiment, source.cell, seed)
+            timing.setdefault(source.cell.cell_id, {})[str(seed)] = {
+                "seconds": report["seconds"],
+                "cpu_seconds": report["cpu_seconds"],
+                "train_seconds": sum(day["seconds"] for day in report["days"]),
+                "examples": report["days"][-1]["examples_seen"],
+                "dense_parameters": report["dense_parameters"],
+                "table_parameters": report["table_parameters"],
+            }
+    return timing
