@@ -14,8 +14,8 @@ class DataConfig:
 
     Attributes:
         source: name of the source: simulator, kuairand or parquet (`distill ls sources`).
-        root: folder of the source's files; not used by the simulator.
-        cache: folder that keeps prepared data sets for later runs.
+        root: folder of the source's files, relative to the current directory; not used by the simulator.
+        cache: folder that keeps prepared data sets for later runs, relative to the current directory.
         prehistory: also use history events from before the log (sources that have them).
         options: settings of the source (`distill ls sources` prints them).
     """
@@ -52,7 +52,7 @@ class TeacherConfig:
 
     Attributes:
         name: its name in tables and pictures.
-        architecture: registered name (`distill ls teachers`) or `path/to/file.py:Class`.
+        architecture: registered name (`distill ls teachers`) or `file.py:Class`, relative to this YAML file.
         options: settings of the architecture.
         tasks: tasks it learns; empty for all of the schema.
         features: sparse features it reads; empty for all of the schema.
@@ -75,14 +75,14 @@ class StudentConfig:
 
     Attributes:
         name: its name in tables and pictures.
-        architecture: registered name (`distill ls students`) or `path/to/file.py:Class`.
+        architecture: registered name (`distill ls students`) or `file.py:Class`, relative to this YAML file.
         options: settings of the architecture.
         verticals: the surfaces it serves, one student each.
         tasks: tasks it predicts; empty for all of the schema.
         features: sparse features it reads; empty for all of the schema.
         dense: dense features it reads; empty for all of the schema.
-        channels: names of the experiment's channel sets to compare, one training each. `none` is always trained,
-            since every transfer ratio is measured against it.
+        channels: names of the experiment's channel sets to compare, one training each; empty for all of them.
+            `none` is always trained, since every transfer ratio is measured against it.
         optimizer: training settings.
     """
 
@@ -93,7 +93,7 @@ class StudentConfig:
     tasks: list[str] = field(default_factory=list)
     features: list[str] = field(default_factory=list)
     dense: list[str] = field(default_factory=list)
-    channels: list[str] = field(default_factory=lambda: ["none", "ah"])
+    channels: list[str] = field(default_factory=list)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
 
@@ -105,7 +105,8 @@ class ScheduleConfig:
         kind: progressive or frozen.
         lag: days by which the logging snapshot is older than the newest possible one.
         teacher_days: frozen: the last day the teacher trains on; it starts on day 1. Progressive: ignored.
-        student_first_day: first day students train on; 0 for the schedule's own (progressive 1, frozen 8).
+        student_first_day: first day students train on; 0 for the schedule's own (progressive: day 1, frozen:
+            the day after the teacher's last).
         student_last_day: frozen: last day students train on. Progressive: ignored, every day is trained on.
         tune_days: days whose progressive predictions choose settings and are scored in ordinary runs.
         test_days: days read only under --final.
@@ -139,12 +140,13 @@ class ExperimentConfig:
 
     Attributes:
         name: experiment's name; part of every cell's identity.
-        output: folder that gets the run.
+        output: folder that gets the run, relative to the current directory.
         seeds: one training of teacher and students per seed; a student learns from its own seed's teacher.
         data: which data.
-        teacher: the large model.
+        teacher: the large model; null for none, which leaves only what needs no teacher.
         students: inline mappings, or `file: student.yaml` relative to the experiment file.
         channels: channel sets by name; each maps channel names to their settings (`distill ls channels`).
+            `none`, the empty set, is always there.
         schedule: days.
         floor: also score a logistic regression on smoothed rates of earlier days; the teacher must beat it.
         wandb: recording.
@@ -156,7 +158,7 @@ class ExperimentConfig:
     output: str = "???"
     seeds: list[int] = field(default_factory=lambda: [0])
     data: DataConfig = field(default_factory=DataConfig)
-    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    teacher: TeacherConfig | None = field(default_factory=TeacherConfig)
     students: list[StudentConfig] = field(default_factory=list)
     channels: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)

@@ -29,7 +29,15 @@ class NonFiniteError(RuntimeError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong in a config file."""
+    """One thing wrong in a config file.
+
+    Attributes:
+        file: where: `file:line`, or the `--set` argument.
+        key: key path; lists by index, students by name as well.
+        got: what stands there; empty when `hint` is the whole message, written by another check.
+        allowed: what may stand there.
+        hint: what else helps, such as the nearest name.
+    """
 
     file: str
     key: str
@@ -38,6 +46,8 @@ class Problem:
     hint: str = ""
 
     def __str__(self) -> str:
+        if not self.got:
+            return f"{self.file}: {self.key}: {self.hint}"
         hint = f" {self.hint}" if self.hint else ""
         return f"{self.file}: {self.key}: got {self.got}; allowed: {self.allowed}.{hint}"
 

@@ -7,7 +7,7 @@ Free of torch: a registry holds the import path of a builder until somebody buil
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +23,14 @@ class Entry:
         config: dataclass of its settings, every field documented.
         builder: `module:function`, imported when first built.
         summary: one line for `distill ls`.
+        needs: what else the experiment must hold: `root` (data.root, a source) or `teacher` (a channel).
     """
 
     name: str
     config: type
     builder: str
     summary: str
+    needs: tuple[str, ...] = ()
 
     def load(self) -> Callable[..., Any]:
         """Import the builder."""
@@ -47,10 +49,10 @@ class Registry:
         self.kind = kind
         self._entries: dict[str, Entry] = {}
 
-    def add(self, name: str, config: type, builder: str, summary: str) -> None:
-        """Register; an existing name is an error."""
+    def add(self, name: str, config: type, builder: str, summary: str, needs: Sequence[str] = ()) -> None:
+        """Register; an existing name is an error. The arguments are the fields of `Entry`."""
         assert name not in self._entries, f"{self.kind} '{name}' is registered twice"
-        self._entries[name] = Entry(name, config, builder, summary)
+        self._entries[name] = Entry(name, config, builder, summary, tuple(needs))
 
     def get(self, name: str) -> Entry:
         """The entry of that name.

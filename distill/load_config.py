@@ -1,0 +1,156 @@
+"""Reads an experiment: YAML, students from their own files, `--set`, types, meaning. Free of torch.
+
+Paths follow one rule: what is part of the config (`file:` of a student, `file.py:Class` of an architecture)
+is relative to the YAML file that names it; folders (`output`, `data.root`, `data.cache`) are relative to the
+current directory.
+
+Whoever loads a config has filled the registries before (`import experiments.catalog`).
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distill.config import ExperimentConfig, StudentConfig
+from distill.errors import ConfigErrors, Problem
+from distill.findings import Findings, show
+from distill.overrides import apply_overrides
+from distill.schema import FeatureSchema
+from distill.strict_yaml import Document, read
+from distill.structured import build, checked, to_plain
+from distill.validate import check_experiment
+from distill.validate_models import architecture_by_content, check_student
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """An experiment without a problem.
+
+    Attributes:
+        config: resolved: options carry every default, `channels` of every student starts with `none`, the
+            file of a user's own architecture is absolute.
+        path: the experiment file.
+        schema: the data set's schema, when the source can tell it before preparing the data set.
+    """
+
+    config: ExperimentConfig
+    path: Path
+    schema: FeatureSchema | None
+
+    @property
+    def base(self) -> Path:
+        """Folder of the experiment file."""
+        return self.path.parent
+
+    def to_yaml(self) -> str:
+        """The resolved config, in the order of the dataclasses; loading it gives an equal config."""
+        return yaml.safe_dump(to_plain(self.config), sort_keys=False, width=110, allow_unicode=True)
+
+    @cached_property
+    def config_hash(self) -> str:
+        """sha256 (hex) of the resolved config, keys sorted; a user's own architecture enters by its text."""
+        config = copy.deepcopy(self.config)
+        for student in config.students:
+            student.architecture = architecture_by_content(student.architecture)
+        if config.teacher is not None:
+            config.teacher.architecture = architecture_by_content(config.teacher.architecture)
+        canonical = yaml.safe_dump(to_plain(config), sort_keys=True, width=110, allow_unicode=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> LoadedConfig:
+    """Read and check an experiment file.
+
+    Args:
+        path: the YAML file.
+        overrides: `a.b=value` texts (distill.overrides).
+
+    Raises:
+        ConfigErrors: everything that is wrong, in the file, its students' files and the overrides.
+    """
+    document = _read_mapping(path)
+    content, findings = document.content, Findings()
+    findings.place((), document)
+    _read_students(content, document, findings)
+    apply_overrides(content, overrides, findings)
+    findings.student_names = _student_names(content)
+    config = build(ExperimentConfig, checked(content, ExperimentConfig, (), findings))
+    schema = check_experiment(config, findings)
+    findings.raise_any()
+    return LoadedConfig(config, Path(path), schema)
+
+
+def load_student(path: str | Path) -> StudentConfig:
+    """Read and check a student's own file, apart from any experiment.
+
+    Args:
+        path: the YAML file.
+
+    Raises:
+        ConfigErrors: everything that is wrong and can be seen without data set and channel sets.
+    """
+    document, findings = _read_mapping(path), Findings()
+    findings.place((), document)
+    student = build(StudentConfig, checked(document.content, StudentConfig, (), findings))
+    check_student(student, (), findings)
+    findings.raise_any()
+    return student
+
+
+def _read_mapping(path: str | Path) -> Document:
+    document = read(path)
+    if not isinstance(document.content, dict):
+        got = "an empty file" if document.content is None else show(document.content)
+        raise ConfigErrors([Problem(document.label, "file", got, "a mapping of `key: value` lines")])
+    return document
+
+
+def _read_students(content: dict[str, Any], document: Document, findings: Findings) -> None:
+    """Replace every `file: x.yaml` by what stands in the file; an unreadable one by an empty student."""
+    students = content.get("students")
+    if not isinstance(students, list):
+        return
+    for index, student in enumerate(students):
+        if isinstance(student, dict) and "file" in student:
+            student_document = _student_document(student, index, document.folder, findings)
+            students[index] = {}
+            if student_document is not None:
+                students[index] = student_document.content
+                findings.place(("students", index), student_document)
+
+
+def _student_document(
+    student: dict[str, Any], index: int, folder: Path, findings: Findings
+) -> Document | None:
+    place, file = ("students", index), student["file"]
+    if len(student) > 1:
+        others = ", ".join(key for key in student if key != "file")
+        findings.add(place, f"{others} beside `file`", "`file` alone (change single values with --set)")
+    elif not isinstance(file, str) or not os.path.isfile(folder / file):
+        findings.add(place, f"`file: {file}`, no such file", f"a YAML file, relative to {folder}")
+    else:
+        try:
+            return _read_mapping(os.path.normpath(folder / file))
+        except ConfigErrors as error:
+            for problem in error.problems:
+                findings.add_problem(problem, place)
+    return None
+
+
+def _student_names(content: dict[str, Any]) -> dict[int, str]:
+    students = content.get("students")
+    named = enumerate(students if isinstance(students, list) else [])
+    return {
+        index: str(student["name"])
+        for index, student in named
+        if isinstance(student, dict) and "name" in student
+    }

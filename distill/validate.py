@@ -1,0 +1,167 @@
+"""The meaning of an experiment whose types are right: names, ranges, files, what fits to what. Free of torch.
+
+Everything is looked at, whatever was found before; a check is left out only where a problem at the same place
+would make it guess.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+
+from distill.checks import check_at_least, check_known, check_name, check_options, check_unique
+from distill.config import DataConfig, ExperimentConfig, StudentConfig
+from distill.errors import UserError, nearest
+from distill.findings import Findings, show
+from distill.registry import CHANNELS, SOURCES
+from distill.schema import FeatureSchema
+from distill.structured import build
+from distill.validate_models import check_against_schema, check_student, check_teacher
+from distill.validate_schedule import check_schedule
+
+NONE = "none"
+"""The channel set without channels; always trained."""
+
+LARGEST_SEED = 2**32 - 1
+"""What numpy takes as a seed."""
+
+
+def check_experiment(config: ExperimentConfig, findings: Findings) -> FeatureSchema | None:
+    """Check an experiment and fill in what it leaves to defaults: options and the students' channels.
+
+    Args:
+        config: changed in place.
+        findings: gets the problems.
+
+    Returns:
+        The data set's schema, when its source can tell it before the data set is prepared.
+    """
+    check_name(config.name, ("name",), findings)
+    _check_seeds(config.seeds, findings)
+    check_at_least(config.workers, 0, ("workers",), findings)
+    check_at_least(config.threads, 1, ("threads",), findings)
+    if not config.wandb.project.strip():
+        findings.add(("wandb", "project"), show(config.wandb.project), "a project name")
+    _check_folder(config.output, ("output",), findings)
+    _check_folder(config.data.cache, ("data", "cache"), findings)
+    schema = _check_data(config.data, findings)
+    if config.teacher is not None:
+        check_teacher(config.teacher, ("teacher",), findings)
+    elif not config.students:
+        findings.add(("students",), "no student and no teacher", "a teacher, students or both")
+    _check_channel_sets(config, findings)
+    _check_students(config, findings)
+    check_schedule(config.schedule, (schema.n_days or None) if schema else None, findings)
+    _check_fit(config, schema, findings)
+    return schema
+
+
+def _check_seeds(seeds: list[int], findings: Findings) -> None:
+    if not seeds:
+        findings.add(("seeds",), "an empty list", "at least one seed, such as [0]")
+    for index, seed in enumerate(seeds):
+        if not 0 <= seed <= LARGEST_SEED:
+            findings.add(("seeds", index), show(seed), f"0 to {LARGEST_SEED}")
+    check_unique(seeds, ("seeds",), findings)
+
+
+def _check_folder(folder: str, path: tuple[str, ...], findings: Findings) -> None:
+    if not folder.strip():
+        findings.add(path, show(folder), "a folder")
+    elif "\0" in folder or (os.path.exists(folder) and not os.path.isdir(folder)):
+        findings.add(path, f"{show(folder)}, which is no folder", "a folder, or a name that is free")
+
+
+def _check_data(data: DataConfig, findings: Findings) -> FeatureSchema | None:
+    """Source, its options and root; then the schema, when nothing of it is in doubt."""
+    places = ("data", "source"), ("data", "options")
+    data.options = check_options(SOURCES, data.source, data.options, places, findings)
+    if data.source not in SOURCES:
+        return None
+    entry = SOURCES.get(data.source)
+    if "root" not in entry.needs and data.root is not None:
+        findings.add(("data", "root"), show(data.root), f"null, the source '{data.source}' reads no files")
+    elif "root" in entry.needs and data.root is None:
+        hint = "Name it here or with --set data.root=FOLDER."
+        findings.add(("data", "root"), "nothing", f"the folder of the source '{data.source}'", hint)
+    elif data.root is not None and not os.path.isdir(data.root):
+        allowed = f"an existing folder, relative to {Path.cwd()}"
+        findings.add(("data", "root"), f"{show(data.root)}, no such folder", allowed)
+    return None if findings.touches(("data",)) else _read_schema(data, findings)
+
+
+def _read_schema(data: DataConfig, findings: Findings) -> FeatureSchema | None:
+    entry = SOURCES.get(data.source)
+    module = importlib.import_module(entry.builder.partition(":")[0])
+    if not hasattr(module, "schema"):  # only preparing the data set tells
+        return None
+    try:
+        return module.schema(build(entry.config, data.options), data)
+    except UserError as error:
+        findings.add_message(("data",), str(error))
+        return None
+
+
+def _check_channel_sets(config: ExperimentConfig, findings: Findings) -> None:
+    for set_name, channels in config.channels.items():
+        check_name(set_name, ("channels", set_name), findings)
+        if set_name == NONE and channels:
+            findings.add(("channels", NONE), show(channels), "{}: `none` is the set without channels")
+            continue
+        for name in channels:
+            place = ("channels", set_name, name)
+            channels[name] = check_options(CHANNELS, name, channels[name], (place, place), findings)
+    config.channels = {NONE: {}, **config.channels}
+
+
+def _check_students(config: ExperimentConfig, findings: Findings) -> None:
+    check_unique([student.name for student in config.students], ("students",), findings, below=("name",))
+    for index, student in enumerate(config.students):
+        check_student(student, ("students", index), findings)
+        check_known(student.channels, config.channels, ("students", index, "channels"), findings)
+        asked = student.channels or list(config.channels)
+        student.channels = [NONE, *(name for name in asked if name != NONE)]
+
+
+def _check_fit(config: ExperimentConfig, schema: FeatureSchema | None, findings: Findings) -> None:
+    """What the parts ask of each other."""
+    if config.teacher is None:
+        _check_without_teacher(config, findings)
+    elif schema is not None:
+        check_against_schema(config.teacher, schema, ("teacher",), findings)
+    for index, student in enumerate(config.students):
+        if schema is not None:
+            check_against_schema(student, schema, ("students", index), findings)
+        if config.teacher is not None and _learning_sets(config, student):
+            known_tasks = list(schema.task_names) if schema is not None else []
+            _check_taught(student, index, config.teacher.tasks or known_tasks, known_tasks, findings)
+
+
+def _check_taught(
+    student: StudentConfig, index: int, taught: list[str], known: list[str], findings: Findings
+) -> None:
+    """Every task of a student that learns from the teacher is one of the teacher's."""
+    path = ("students", index, "tasks")
+    missing = [task for task in student.tasks or known if task not in taught]
+    if taught and missing:
+        hint = nearest(missing[0], taught)
+        findings.add(path, f"{', '.join(missing)}, which the teacher does not learn", ", ".join(taught), hint)
+
+
+def _check_without_teacher(config: ExperimentConfig, findings: Findings) -> None:
+    used = {name for student in config.students for name in _learning_sets(config, student)}
+    for set_name in sorted(used):
+        for name in _teacher_channels(config, set_name):
+            allowed = "channels that need no teacher, since `teacher` is null"
+            findings.add(("channels", set_name, name), f"the channel '{name}' without its teacher", allowed)
+
+
+def _learning_sets(config: ExperimentConfig, student: StudentConfig) -> list[str]:
+    """The student's channel sets that learn from the teacher."""
+    return [name for name in student.channels if name in config.channels and _teacher_channels(config, name)]
+
+
+def _teacher_channels(config: ExperimentConfig, set_name: str) -> list[str]:
+    known = [name for name in config.channels[set_name] if name in CHANNELS]
+    return [name for name in known if "teacher" in CHANNELS.get(name).needs]

@@ -1,0 +1,90 @@
+"""The meaning of a teacher's or a student's section: architecture, settings, inputs, tasks. Free of torch."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from distill.checks import (
+    check_at_least,
+    check_known,
+    check_name,
+    check_options,
+    check_positive,
+    check_unique,
+)
+from distill.config import OptimizerConfig, StudentConfig, TeacherConfig
+from distill.findings import Findings
+from distill.registry import STUDENTS, TEACHERS, Registry
+from distill.schema import FeatureSchema
+from distill.strict_yaml import KeyPath
+from distill.user_file import FORM, check, is_user_file
+
+
+def check_teacher(teacher: TeacherConfig, path: KeyPath, findings: Findings) -> None:
+    """What can be said of a teacher without a schema; its options are filled in."""
+    check_name(teacher.name, (*path, "name"), findings)
+    _check_model(TEACHERS, teacher, path, findings)
+
+
+def check_student(student: StudentConfig, path: KeyPath, findings: Findings) -> None:
+    """What can be said of a student without an experiment and a schema; its options are filled in."""
+    check_name(student.name, (*path, "name"), findings)
+    if not student.verticals:
+        findings.add((*path, "verticals"), "nothing", "at least one surface of the data set")
+    check_unique(student.verticals, (*path, "verticals"), findings)
+    check_unique(student.channels, (*path, "channels"), findings)
+    _check_model(STUDENTS, student, path, findings)
+
+
+def check_against_schema(
+    model: TeacherConfig | StudentConfig, schema: FeatureSchema, path: KeyPath, findings: Findings
+) -> None:
+    """Tasks, features and verticals that the data set does not have."""
+    check_known(model.tasks, schema.task_names, (*path, "tasks"), findings)
+    check_known(model.features, schema.sparse, (*path, "features"), findings)
+    check_known(model.dense, schema.dense, (*path, "dense"), findings)
+    if isinstance(model, StudentConfig):
+        check_known(model.verticals, schema.verticals, (*path, "verticals"), findings)
+
+
+def architecture_by_content(architecture: str) -> str:
+    """The architecture's name, a user's file replaced by the sha256 of its text: no machine's path in it."""
+    if not is_user_file(architecture):
+        return architecture
+    file, _, class_name = architecture.rpartition(":")
+    return f"{hashlib.sha256(Path(file).read_bytes()).hexdigest()}:{class_name}"
+
+
+def _check_model(
+    registry: Registry, model: TeacherConfig | StudentConfig, path: KeyPath, findings: Findings
+) -> None:
+    for key in ("tasks", "features", "dense"):
+        check_unique(getattr(model, key), (*path, key), findings)
+    _check_optimizer(model.optimizer, (*path, "optimizer"), findings)
+    places = (*path, "architecture"), (*path, "options")
+    if is_user_file(model.architecture):
+        model.architecture = _check_user_file(model.architecture, places[0], findings)
+    else:
+        name, others = model.architecture, [FORM]
+        model.options = check_options(registry, name, model.options, places, findings, others)
+
+
+def _check_user_file(architecture: str, path: KeyPath, findings: Findings) -> str:
+    """The reference with an absolute path; the file is parsed, never executed."""
+    folder = findings.folder(path)
+    try:
+        check(architecture, folder)
+    except ValueError as error:
+        findings.add_message(path, str(error))
+        return architecture
+    file, _, class_name = architecture.rpartition(":")
+    return f"{(folder / file).resolve()}:{class_name}"
+
+
+def _check_optimizer(optimizer: OptimizerConfig, path: KeyPath, findings: Findings) -> None:
+    check_at_least(optimizer.batch_size, 1, (*path, "batch_size"), findings)
+    check_positive(optimizer.learning_rate, (*path, "learning_rate"), findings)
+    check_positive(optimizer.table_learning_rate, (*path, "table_learning_rate"), findings)
+    check_at_least(optimizer.weight_decay, 0, (*path, "weight_decay"), findings)
+    check_at_least(optimizer.clip_norm, 0, (*path, "clip_norm"), findings)
