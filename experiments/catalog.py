@@ -1,0 +1,81 @@
+"""Every name that a config may ask for. Importing this module fills the registries.
+
+Free of torch: a builder is an import path until somebody builds.
+"""
+
+from __future__ import annotations
+
+from adapters.config import AuxiliaryHeadConfig
+from distill.channel_config import SingleConfig
+from distill.registry import CHANNELS, SOURCES, STUDENTS, TEACHERS
+from distill.sources.config import KuaiRandConfig, ParquetConfig, SimulatorConfig
+from students.config import DCNv2Config, DeepFMConfig, DINConfig, DLRMConfig
+from teachers.config import GEMConfig
+
+SOURCES.add(
+    "simulator",
+    SimulatorConfig,
+    "distill.sources.simulator:prepare",
+    "simulated surfaces with known truth: drift, long histories, delayed conversions, cold items",
+)
+SOURCES.add(
+    "kuairand",
+    KuaiRandConfig,
+    "distill.sources.kuairand:prepare",
+    "KuaiRand-Pure's standard log: 14 days, five tabs as verticals, clicks and long views",
+    needs=("root",),
+)
+SOURCES.add(
+    "parquet",
+    ParquetConfig,
+    "distill.sources.parquet:prepare",
+    "bring your own: a folder of days as Parquet with a schema.yaml",
+    needs=("root",),
+)
+
+TEACHERS.add(
+    "gem",
+    GEMConfig,
+    "teachers.gem:build",
+    "GEM: a Wukong tower over the features beside a sequence tower over the history",
+)
+
+STUDENTS.add(
+    "dlrm",
+    DLRMConfig,
+    "students.dlrm:build",
+    "DLRM: dot products of all pairs of embeddings",
+)
+STUDENTS.add(
+    "deepfm",
+    DeepFMConfig,
+    "students.deepfm:build",
+    "DeepFM: a factorization machine and an MLP side by side",
+)
+STUDENTS.add(
+    "dcn_v2",
+    DCNv2Config,
+    "students.dcn_v2:build",
+    "DCN-v2: cross layers of explicit products, and an MLP",
+)
+STUDENTS.add(
+    "din",
+    DINConfig,
+    "students.din:build",
+    "DIN: attention of the item at hand over the user's history",
+)
+
+CHANNELS.add(
+    "single",
+    SingleConfig,
+    "distill.single:build",
+    "soft labels on the serving head itself: the control that ah must beat",
+    needs=("teacher",),
+)
+CHANNELS.add(
+    "ah",
+    AuxiliaryHeadConfig,
+    "adapters.auxiliary_head:build",
+    "soft labels on an auxiliary head beside the serving head, used in training only",
+    needs=("teacher",),
+)

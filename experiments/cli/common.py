@@ -1,0 +1,87 @@
+"""What several verbs share: the experiment argument, `--set`, and running steps of the pipeline."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from distill.errors import UserError
+from distill.load_config import LoadedConfig, load_config
+from distill.progress import progress_on
+
+
+def add_debug(parser: argparse.ArgumentParser, default: bool | str = argparse.SUPPRESS) -> None:
+    """`--debug`; a verb leaves the default to the command above it, so that the option may stand anywhere."""
+    parser.add_argument(
+        "--debug", action="store_true", default=default, help="show the traceback of an error"
+    )
+
+
+def add_set(parser: argparse.ArgumentParser) -> None:
+    """`--set KEY=VALUE`, as often as needed."""
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="replace one value; KEY is dotted, students go by name (students.NAME.options.dim=8), "
+        "VALUE is YAML (seeds=[0,1]); may be repeated",
+    )
+
+
+def add_experiment(parser: argparse.ArgumentParser) -> None:
+    """The experiment file and `--set`."""
+    parser.add_argument("config", metavar="CONFIG", help="experiment file (YAML)")
+    add_set(parser)
+
+
+def add_final(parser: argparse.ArgumentParser) -> None:
+    """`--final REASON`."""
+    parser.add_argument(
+        "--final",
+        metavar="REASON",
+        type=_reason,
+        help="read the test days; the reason is recorded with time, commit and config hash in "
+        "experiments/results/test_reads.csv",
+    )
+
+
+def load(args: argparse.Namespace) -> LoadedConfig:
+    """The experiment that the arguments name."""
+    import experiments.catalog  # noqa: F401  fills the registries
+
+    return load_config(args.config, args.overrides)
+
+
+def run_steps(args: argparse.Namespace, steps: Sequence[str]) -> Path:
+    """Load the experiment and run steps of the pipeline; the run folder.
+
+    Args:
+        args: of a verb with `add_experiment` and `add_final`.
+        steps: some of teacher, log, student, score.
+    """
+    loaded = load(args)
+    # After loading, so that a mistake in the file is told at once: torch takes seconds to import.
+    from experiments.pipeline.run import run
+
+    return run(loaded, final=args.final, steps=steps, progress=progress_on())
+
+
+def folder(text: str) -> Path:
+    """A folder that must be there.
+
+    Raises:
+        UserError: it is not.
+    """
+    path = Path(text)
+    if not path.is_dir():
+        raise UserError(f"{text}: got no such folder, allowed: a run folder (the `output` of an experiment)")
+    return path
+
+
+def _reason(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("got an empty text, allowed: why the test days are read")
+    return text.strip()

@@ -1,0 +1,55 @@
+"""List what a config may name, with every setting: teachers, students, channels, sources, kernels."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+from importlib.util import find_spec
+from pathlib import Path
+
+from distill.errors import UserError, nearest
+from distill.fields import describe
+from distill.registry import CHANNELS, SOURCES, STUDENTS, TEACHERS
+
+REGISTRIES = {"teachers": TEACHERS, "students": STUDENTS, "channels": CHANNELS, "sources": SOURCES}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to list, and which of it."""
+    parser.add_argument("kind", choices=[*REGISTRIES, "kernels"], help="what to list")
+    parser.add_argument("name", nargs="?", help="only this one")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the entries."""
+    entries = _kernels() if args.kind == "kernels" else _registered(args.kind)
+    if args.name is not None and args.name not in entries:
+        hint = nearest(args.name, entries)
+        raise UserError(f"{args.kind}: got '{args.name}', allowed: {', '.join(entries)}. {hint}".rstrip())
+    print("\n\n".join(entries[name] for name in ([args.name] if args.name else entries)))
+    return 0
+
+
+def _registered(kind: str) -> dict[str, str]:
+    """Name to what is printed about it, by name."""
+    import experiments.catalog  # noqa: F401  fills the registries
+
+    texts = {}
+    for entry in REGISTRIES[kind].entries():
+        needs = f" Needs: {', '.join(entry.needs)}." if entry.needs else ""
+        texts[entry.name] = f"{entry.name}: {entry.summary}.{needs}\n{describe(entry.config)}"
+    return texts
+
+
+def _kernels() -> dict[str, str]:
+    """The folders of `kernels`, read without importing them: some need a GPU's packages."""
+    spec = find_spec("kernels")
+    assert spec is not None and spec.submodule_search_locations is not None
+    root = Path(spec.submodule_search_locations[0])
+    texts = {}
+    for package in sorted(root.glob("*/__init__.py")):
+        docstring = ast.get_docstring(ast.parse(package.read_text(encoding="utf-8"))) or ""
+        files = sorted(path.stem for path in package.parent.glob("*.py") if path != package)
+        name = package.parent.name
+        texts[name] = f"{name}: {docstring.partition(chr(10))[0]}\n  files: {', '.join(files)}"
+    return texts

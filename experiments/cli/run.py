@@ -1,0 +1,25 @@
+"""Train teacher and students of an experiment, score them and write the report.
+
+What the run folder holds already is kept: after an interruption the same command does the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from experiments.cli.common import add_experiment, add_final, run_steps
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Experiment, `--set`, `--final`."""
+    add_experiment(parser)
+    add_final(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Every step, then the report."""
+    folder = run_steps(args, ("teacher", "log", "student", "score"))
+    from experiments.report import write_report
+
+    print(f"Report: {write_report(folder)}")
+    return 0

@@ -1,0 +1,22 @@
+"""Train the teacher of an experiment and keep its daily snapshots.
+
+One step of `distill run`, alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from experiments.cli.common import add_experiment, add_final, run_steps
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Experiment, `--set`, `--final`."""
+    add_experiment(parser)
+    add_final(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """The step `teacher`."""
+    print(f"Run folder: {run_steps(args, ('teacher',))}")
+    return 0
