@@ -117,23 +117,35 @@ def fit(module: DistillModule, data: DayData, callback: DayCallback) -> list[Day
         One report a trained day.
     """
     with _quiet():
-        trainer = L.Trainer(
-            accelerator="auto",
-            devices=1,
-            max_epochs=len(data.plan.train),
-            callbacks=[callback],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            reload_dataloaders_every_n_epochs=1,
-            use_distributed_sampler=False,
-        )
+        trainer = _trainer(max_epochs=len(data.plan.train), callbacks=[callback])
         trainer.fit(module, datamodule=data)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     return callback.reports
+
+
+def predict(module: DistillModule, streams: list[IterableDataset]) -> None:
+    """Hand every batch's logits to the module's recorder; nothing is trained.
+
+    Args:
+        module: holds model and recorder.
+        streams: days to predict.
+    """
+    with _quiet():
+        _trainer().validate(module, dataloaders=[_loader(stream) for stream in streams], verbose=False)
+
+
+def _trainer(**settings: Any) -> L.Trainer:
+    return L.Trainer(
+        accelerator="auto",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        reload_dataloaders_every_n_epochs=1,
+        use_distributed_sampler=False,
+        **settings,
+    )
 
 
 def _loader(stream: IterableDataset) -> DataLoader:

@@ -64,7 +64,7 @@ class Experiment:
             ): student
             for student in self.config.students
             for vertical in student.verticals
-            for channel in dict.fromkeys([NONE, *student.channels])
+            for channel in dict.fromkeys([NONE, *(student.channels or self.config.channels)])
         }
 
     def checkpoint_folder(self, cell: Cell, seed: int) -> Path:

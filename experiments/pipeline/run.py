@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
 from distill.cells import Cell
-from distill.config import ExperimentConfig
 from distill.dataset import prepare
 from distill.errors import UserError
 from distill.files import atomic_path
+from distill.load_config import LoadedConfig
 from distill.progress import Progress
 from distill.schedule import Schedule
 from experiments.pipeline import jobs
@@ -28,18 +27,7 @@ from experiments.tracking import Tracker, open_tracker
 STEPS = ("teacher", "log", "student", "score")
 
 
-class Loaded(Protocol):
-    """A validated experiment file (distill.load_config)."""
-
-    config: ExperimentConfig
-    config_hash: str
-    base: Path
-
-    def to_yaml(self) -> str:
-        """The resolved settings."""
-
-
-def run(loaded: Loaded, final: str | None, steps: Sequence[str], progress: Progress) -> Path:
+def run(loaded: LoadedConfig, final: str | None, steps: Sequence[str], progress: Progress) -> Path:
     """Do the steps of an experiment that are not done yet.
 
     Args:
@@ -70,7 +58,7 @@ def run(loaded: Loaded, final: str | None, steps: Sequence[str], progress: Progr
     return folder
 
 
-def open_experiment(loaded: Loaded, final: bool, progress: Progress) -> Experiment:
+def open_experiment(loaded: LoadedConfig, final: bool, progress: Progress) -> Experiment:
     """Prepare the data, or find it prepared, and open the experiment on it."""
     data = prepare(loaded.config.data, progress)
     schedule = Schedule(loaded.config.schedule, data.schema.n_days, final)
@@ -164,7 +152,7 @@ def _run(experiment: Experiment, work: list[Job], title: str, progress: Progress
     run_jobs(work, title, experiment.config.workers or default_workers(), progress)
 
 
-def _claim(folder: Path, loaded: Loaded) -> None:
+def _claim(folder: Path, loaded: LoadedConfig) -> None:
     """Make the run folder; one that holds a run of other settings is refused."""
     described = folder / "config.yaml"
     if described.is_file() and described.read_text() != loaded.to_yaml():
