@@ -88,7 +88,9 @@ class Batch:
         return replace(self, teacher=teacher)
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on a device."""
+        """The same batch on a device; itself when it is there already. Lightning calls this."""
+        if self.example_id.device == device:
+            return self
         moved = {
             name: value.to(device, non_blocking=True)
             for name, value in vars(self).items()

@@ -96,9 +96,6 @@ class DistillModule(L.LightningModule):
         kind = torch.optim.AdamW if settings.weight_decay else torch.optim.Adam
         return kind(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        return batch if device.type == "cpu" else batch.to(device)
-
     def take_means(self) -> dict[str, float]:
         """Means of what was logged since the last call, over steps."""
         means = {name: (total / max(self._counted, 1)).item() for name, total in self.sums.items()}

@@ -5,6 +5,7 @@ So every day is predicted before it is trained on, with no loop of our own.
 
 from __future__ import annotations
 
+import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -158,8 +159,23 @@ def _clocks() -> tuple[float, float]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Lightning advises worker processes for loading; ours slices decoded row groups and needs none."""
-    with warnings.catch_warnings():
-        for message in (".*does not have many workers.*", ".*`IterableDataset` has `__len__` defined.*"):
-            warnings.filterwarnings("ignore", message=message)
-        yield
+    """Without Lightning's advice: worker processes (a day's stream needs none), its tips, its own outdated calls."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for message in _ADVICE:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+_ADVICE = (
+    ".*does not have many workers.*",
+    ".*`IterableDataset` has `__len__` defined.*",
+    r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
+)
