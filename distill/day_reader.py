@@ -26,7 +26,7 @@ class _Group:
 
 
 class DayReader:
-    """Wanted rows of a day, addressed by position 0 to `rows`. Made for reading forwards: keeps two row groups.
+    """Wanted rows of a day, addressed by position. Made to be read forwards: two groups are kept.
 
     Args:
         data: the data set.

@@ -30,7 +30,7 @@ def fingerprint(source: str, config: SourceConfig, data: DataConfig) -> str:
         "source": source,
         "options": dataclasses.asdict(config),
         "prehistory": data.prehistory,
-        "files": {path.relative_to(root).as_posix(): _digest(path) for path in config.files(data.root)},
+        "files": {path.relative_to(root).as_posix(): _digest(path) for path in config.files(data)},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
