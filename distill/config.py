@@ -84,6 +84,8 @@ class StudentConfig:
         channels: names of the experiment's channel sets to compare, one training each; empty for all of them.
             `none` is always trained, since every transfer ratio is measured against it.
         optimizer: training settings.
+        channel_optimizers: training settings of single channel sets by name, complete, instead of `optimizer`;
+            a fair comparison tunes each set by the same number of trials (`distill study tune`).
     """
 
     name: str = "???"
@@ -95,6 +97,7 @@ class StudentConfig:
     dense: list[str] = field(default_factory=list)
     channels: list[str] = field(default_factory=list)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    channel_optimizers: dict[str, OptimizerConfig] = field(default_factory=dict)
 
 
 @dataclass

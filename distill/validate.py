@@ -120,6 +120,8 @@ def _check_students(config: ExperimentConfig, findings: Findings) -> None:
     for index, student in enumerate(config.students):
         check_student(student, ("students", index), findings)
         check_known(student.channels, config.channels, ("students", index, "channels"), findings)
+        place = ("students", index, "channel_optimizers")
+        check_known(student.channel_optimizers, config.channels, place, findings)
         asked = student.channels or list(config.channels)
         student.channels = [NONE, *(name for name in asked if name != NONE)]
 
@@ -143,6 +145,8 @@ def _check_taught(
 ) -> None:
     """Every task of a student that learns from the teacher is one of the teacher's."""
     path = ("students", index, "tasks")
+    if findings.touches(("teacher", "tasks")):
+        return
     missing = [task for task in student.tasks or known if task not in taught]
     if taught and missing:
         hint = nearest(missing[0], taught)

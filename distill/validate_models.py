@@ -34,6 +34,8 @@ def check_student(student: StudentConfig, path: KeyPath, findings: Findings) -> 
         findings.add((*path, "verticals"), "nothing", "at least one surface of the data set")
     check_unique(student.verticals, (*path, "verticals"), findings)
     check_unique(student.channels, (*path, "channels"), findings)
+    for name, optimizer in student.channel_optimizers.items():
+        _check_optimizer(optimizer, (*path, "channel_optimizers", name), findings)
     _check_model(STUDENTS, student, path, findings)
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from distill.config import StudentConfig, TeacherConfig
+from distill.config import OptimizerConfig, StudentConfig, TeacherConfig
 from distill.protocols import Architecture, Channel
 from distill.registry import CHANNELS, STUDENTS, TEACHERS
 from distill.schema import FeatureSchema
@@ -30,13 +30,19 @@ def architecture_options(role: str, model: TeacherConfig | StudentConfig) -> dic
 
 
 def build_model(
-    role: str, model: TeacherConfig | StudentConfig, schema: FeatureSchema, seed: int, base: Path
+    role: str,
+    model: TeacherConfig | StudentConfig,
+    optimizer: OptimizerConfig,
+    schema: FeatureSchema,
+    seed: int,
+    base: Path,
 ) -> Architecture:
     """Build a teacher or student.
 
     Args:
         role: `teacher` or `student`.
         model: its part of the config.
+        optimizer: its training settings; the tables carry their own learning rate.
         schema: the data set's schema.
         seed: of its initial values.
         base: folder that paths of a user's own architectures are relative to.
@@ -47,7 +53,7 @@ def build_model(
         "features": tuple(model.features) or tuple(schema.sparse),
         "dense_features": tuple(model.dense) or schema.dense,
         "seed": seed,
-        "table_learning_rate": model.optimizer.table_learning_rate,
+        "table_learning_rate": optimizer.table_learning_rate,
     }
     if is_user_file(model.architecture):
         return load_class(model.architecture, base)(**shared, **dict(model.options))

@@ -48,7 +48,7 @@ def train_teacher(experiment: Experiment, seed: int, progress: Progress) -> None
     """Train the teacher through its days, a snapshot after each, its predictions as those of any model."""
     config, cell = experiment.config.teacher, experiment.teacher_cell
     assert config is not None and cell is not None
-    model = build_model("teacher", config, experiment.data.schema, seed, experiment.base)
+    model = build_model("teacher", config, config.optimizer, experiment.data.schema, seed, experiment.base)
 
     def snapshot(day: int) -> None:
         save_model(model, experiment.snapshot(seed, day), {"trained_through": day, "seed": seed})
@@ -60,7 +60,7 @@ def write_log(experiment: Experiment, seed: int, progress: Progress) -> None:
     """Write every day of the teacher log that students read; a day that stands there already is kept."""
     config, schedule = experiment.config.teacher, experiment.schedule
     assert config is not None
-    model = build_model("teacher", config, experiment.data.schema, seed, experiment.base)
+    model = build_model("teacher", config, config.optimizer, experiment.data.schema, seed, experiment.base)
     loaded = None
     for day in schedule.logged_days():
         through = schedule.snapshot_for(day)
@@ -82,12 +82,13 @@ def train_student(
 ) -> None:
     """Train one student on its vertical with its channels."""
     schema = experiment.data.schema
-    model = build_model("student", student, schema, seed, experiment.base)
+    optimizer = student.channel_optimizers.get(cell.channel, student.optimizer)
+    model = build_model("student", student, optimizer, schema, seed, experiment.base)
     sets = experiment.config.channels.get(cell.channel, {})
     channels = build_channels(sets, model, seed)
     log = teacher_log(experiment, seed, model.tasks) if any(c.needs_teacher for c in channels.values()) else None
     plan = experiment.schedule.student_plan()
-    _train(experiment, cell, seed, model, channels, student.optimizer, plan, log, progress, lambda day: None)
+    _train(experiment, cell, seed, model, channels, optimizer, plan, log, progress, lambda day: None)
 
 
 def teacher_log(experiment: Experiment, seed: int, wanted: tuple[str, ...]) -> TeacherLog:
