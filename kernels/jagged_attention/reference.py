@@ -1,0 +1,47 @@
+"""The definition of jagged attention, one row after another in plain PyTorch. Every fast path equals this.
+
+Shape letters: B rows (examples), Tq and Tk queries and keys of all rows, S seeds, H heads, E floats per head.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def jagged_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_offsets: Tensor | None,
+    k_offsets: Tensor,
+    *,
+    causal: bool = False,
+    activation: str = "softmax",
+    scale: float | None = None,
+) -> Tensor:
+    """O_i = sum over the keys j of its row of softmax_j(scale * q_i . k_j) v_j; zero where there is no key.
+
+    Arguments and result as in `kernels.jagged_attention.jagged_attention`.
+    """
+    assert activation == "softmax", activation
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    rows = []
+    for b in range(len(k_offsets) - 1):
+        keys = slice(int(k_offsets[b]), int(k_offsets[b + 1]))
+        queries = slice(None) if q_offsets is None else slice(int(q_offsets[b]), int(q_offsets[b + 1]))
+        rows.append(attend(q[queries], k[keys], v[keys], causal, scale))
+    if q_offsets is None:
+        return torch.stack(rows) if rows else q.new_zeros(0, *q.shape)
+    return torch.cat(rows) if rows else q.clone()
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> Tensor:
+    """One row: q [Lq, H, E], k and v [Lk, H, E] to [Lq, H, E]."""
+    if len(k) == 0:
+        return q.masked_fill(torch.ones_like(q, dtype=torch.bool), 0.0)
+    scores = torch.einsum("ihe,jhe->hij", q, k) * scale
+    if causal:
+        later = torch.ones(len(q), len(k), dtype=torch.bool, device=q.device).triu(1)
+        scores = scores.masked_fill(later, -torch.inf)
+    return torch.einsum("hij,jhe->ihe", scores.softmax(-1), v)
