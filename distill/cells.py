@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from distill.errors import UserError, nearest
 from distill.files import atomic_path
@@ -129,9 +130,12 @@ def read_cells(path: str | Path) -> list[Cell]:
 
 
 def _from_row(row: dict[str, str], where: str) -> Cell:
-    if not (row["lag"] or "").isdigit():
+    if None in row or None in row.values():
+        raise CellError(f"{where}: got a row of another length, allowed: {len(CELL_COLUMNS) + 1} columns")
+    if not row["lag"].isdecimal():
         raise CellError(f"{where}: lag: got '{row['lag']}', allowed: a whole number of days >= 0")
-    cell = Cell(**{**{name: row[name] for name in CELL_COLUMNS}, "lag": int(row["lag"])})  # type: ignore[arg-type]
+    fields: dict[str, Any] = {name: row[name] for name in CELL_COLUMNS}
+    cell = Cell(**fields | {"lag": int(row["lag"])})
     if cell.cell_id != row["cell_id"]:
         raise CellError(
             f"{where}: cell_id: got '{row['cell_id']}', allowed: {cell.cell_id}, the hash of its fields"

@@ -1,5 +1,4 @@
-"""The claim "all channels carry at least twice what auxiliary heads carry", as a difference (PROTOCOL.md).
-Free of torch.
+"""The claim "all channels carry at least twice what auxiliary heads carry" (PROTOCOL.md). Free of torch.
 
 Tested is delta_all - 2 delta_ah > 0, with delta = L_none - L_x summed over verticals: unlike the ratio, the
 difference has an interval whatever the sign of delta_ah.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit, logit
 
 from distill.scores import checked
 
-_STEPS = 100
+_STEPS = 200
 _TOLERANCE = 1e-12
 
 
@@ -37,7 +38,7 @@ def fit_intercept(logits: ArrayLike, labels: ArrayLike) -> float | None:
     for _ in range(_STEPS):
         predicted = expit(values + intercept)
         gradient, curvature = float(predicted.mean()) - rate, float((predicted * (1.0 - predicted)).mean())
-        if abs(gradient) <= _TOLERANCE * rate or high - low <= _TOLERANCE:
+        if abs(gradient) <= _TOLERANCE * rate or high - low <= 4 * np.spacing(max(abs(low), abs(high))):
             return intercept
         low, high = (intercept, high) if gradient < 0 else (low, intercept)
         step = intercept - gradient / curvature if curvature > 0 else low

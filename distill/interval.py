@@ -50,8 +50,7 @@ class Statistic:
         return float(self.per_seed.mean())
 
     def shared_by(self, seeds: tuple[int, ...]) -> Statistic:
-        """A statistic of one seed as the common reference of other seeds; its own seed's noise is then not
-        counted.
+        """The common reference of several seeds; the noise of a reference of one seed is not counted.
 
         Raises:
             ScoreError: neither the same seeds nor exactly one.

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +60,7 @@ class Frame:
             subset: True when the predictions may hold more rows (a teacher's).
 
         Raises:
-            ScoreError: rows missing (naming how many), rows too many, other labels.
+            ScoreError: rows missing (naming how many), rows too many, other users or labels.
         """
         order = np.argsort(predictions.example_id)
         ids = predictions.example_id[order]
@@ -73,6 +74,10 @@ class Frame:
                 "for every model. Predict them again from the same data set"
             )
         aligned = predictions.take(order[np.searchsorted(ids, self.rows.example_id)])
+        if (aligned.user_id != self.rows.user_id).any():
+            raise ScoreError(
+                f"user_id of cell {cell} in {self.name}: differs from another cell on the same examples"
+            )
         for task in set(aligned.tasks) & set(self.rows.tasks):
             differ = aligned.example_id[aligned.labels[task] != self.rows.labels[task]]
             if len(differ):
@@ -107,7 +112,7 @@ def measure(
 
     Returns:
         One dictionary per source, in order: key -> its loss, or None where it is undefined (one class only, p
-            of 0 or 1). Row sets on which nothing else can be compared with the source are absent.
+            of 0 or 1). A teacher has only the verticals that another cell has, if there is another cell.
 
     Raises:
         ScoreError: rows or labels that differ between cells, a task without a labelled row, no base rate.
@@ -150,6 +155,13 @@ def auc_per_row(logit: NDArray[np.floating], label: NDArray[np.integer]) -> NDAr
     return 1.0 - value - influence
 
 
+class _Values(NamedTuple):
+    """A measure in one seed: the users [N] and values [N] of the labelled rows."""
+
+    user_id: NDArray[np.int64]
+    value: NDArray[np.float64]
+
+
 @dataclass(frozen=True)
 class _Loss:
     """One loss of one cell: its value in every seed, and the users' totals of its mean over seeds."""
@@ -175,61 +187,59 @@ def _frames(sources: Sequence[CellPredictions], verticals: Sequence[str], split:
 def _losses(
     source: CellPredictions, frames: Mapping[str, Frame], verticals: Sequence[str], rates: Rates, split: str
 ) -> dict[Key, _Loss | None]:
-    per_seed: dict[Key, list[float]] = {}
-    sums: dict[Key, NDArray[np.float64] | None] = {}
-    users: dict[Key, NDArray[np.int64]] = {}
-    for seed in source.seeds:
-        predictions = source.read(seed, sorted({_TUNE, split}))
-        for name, domains in source.cell.row_sets(verticals).items():
-            if name not in frames:
-                continue
-            scored = predictions.select(split, domains)
-            scored = frames[name].align(scored, source.cell, subset=source.cell.vertical == ALL)
+    seeds = [_of_seed(source, seed, frames, verticals, rates, split) for seed in source.seeds]
+    return {key: _seed_mean([of[key] for of in seeds]) for key in seeds[0]}
+
+
+def _of_seed(
+    source: CellPredictions,
+    seed: int,
+    frames: Mapping[str, Frame],
+    verticals: Sequence[str],
+    rates: Rates,
+    split: str,
+) -> dict[Key, _Values | None]:
+    predictions, cell = source.read(seed, sorted({_TUNE, split})), source.cell
+    values: dict[Key, _Values | None] = {}
+    for name, domains in cell.row_sets(verticals).items():
+        if name in frames:
+            scored = frames[name].align(predictions.select(split, domains), cell, subset=cell.vertical == ALL)
             tune = predictions.select(_TUNE, domains)
             for task in predictions.tasks:
-                known, values = _per_row(
-                    scored, tune, task, base_rate(rates, name, task), f"{source.cell} in {name}"
-                )
-                for kind, value in values.items():
-                    key = (name, task, kind)
-                    users[key] = scored.user_id[known]
-                    before = sums.get(key, np.zeros(int(known.sum())))
-                    if value is None or before is None:
-                        sums[key] = None
-                        continue
-                    sums[key] = before + value
-                    per_seed.setdefault(key, []).append(float(value.mean()))
-    n = len(source.seeds)
-    return {
-        key: None if total is None else _Loss(per_seed[key], _totals(users[key], total / n))
-        for key, total in sums.items()
-    }
+                p = base_rate(rates, name, task)
+                for kind, found in _per_row(scored, tune, task, p, f"{cell} in {name}").items():
+                    values[name, task, kind] = found
+    return values
 
 
 def _per_row(
     scored: Predictions, tune: Predictions, task: str, p: float, where: str
-) -> tuple[NDArray[np.bool_], dict[str, NDArray[np.float64] | None]]:
-    """Which rows have a label [N], and the values of each measure on these rows (None = undefined)."""
-    known = scored.labels[task] != UNKNOWN
+) -> dict[str, _Values | None]:
+    """Each measure on the rows that have a label; None = undefined."""
+    known, fitted = (rows.labels[task] != UNKNOWN for rows in (scored, tune))
     if not known.any():
         raise ScoreError(
             f"{task} of cell {where}: none of {len(scored)} rows has a label, allowed: at least one"
         )
     logit, label = scored.logits[task][known].astype(np.float64), scored.labels[task][known]
-    fitted = tune.labels[task] != UNKNOWN
     intercept = fit_intercept(tune.logits[task][fitted], tune.labels[task][fitted]) if fitted.any() else None
     normaliser = entropy(p)
-    return known, {
+    found = {
         "ne": logloss_per_row(logit, label) / normaliser if normaliser > 0 else None,
         "auc": auc_per_row(logit, label),
-        "ne_intercept": (
-            logloss_per_row(logit + intercept, label) / normaliser
-            if normaliser > 0 and intercept is not None
-            else None
-        ),
+        "ne_intercept": None,
     }
+    if normaliser > 0 and intercept is not None:
+        found["ne_intercept"] = logloss_per_row(logit + intercept, label) / normaliser
+    users = scored.user_id[known]
+    return {kind: None if value is None else _Values(users, value) for kind, value in found.items()}
 
 
-def _totals(user_id: NDArray[np.int64], value: NDArray[np.float64]) -> UserTotals:
-    users, place = np.unique(user_id, return_inverse=True)
-    return UserTotals(users, np.bincount(place, value).astype(float), np.bincount(place).astype(float))
+def _seed_mean(seeds: Sequence[_Values | None]) -> _Loss | None:
+    defined = [values for values in seeds if values is not None]
+    if len(defined) < len(seeds):
+        return None
+    users, place = np.unique(defined[0].user_id, return_inverse=True)
+    mean = np.mean([values.value for values in defined], axis=0)
+    rows, total = np.bincount(place).astype(float), np.bincount(place, mean).astype(float)
+    return _Loss([float(values.value.mean()) for values in defined], UserTotals(users, total, rows))

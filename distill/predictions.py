@@ -1,8 +1,8 @@
 """Predictions of one cell and seed: `predictions/<cell_id>/<seed>.parquet` of a run folder. Free of torch.
 
-Columns: example_id, user_id, timestamp, day, domain (name), split (`train`, `tune`, `test`), and
-    `logit_<task>` with `label_<task>` (null = outcome unknown) for every task of the model. Logits are
-    stored, never probabilities.
+Columns: example_id, user_id, timestamp, day, domain (name), split (`train`, `tune`, `test`), and for every
+task of the model `logit_<task>` and `label_<task>` (null = outcome unknown). Logits are stored, never
+probabilities.
 """
 
 from __future__ import annotations
@@ -54,8 +54,7 @@ class Predictions:
         labels: task -> int8 [N], 0, 1 or `UNKNOWN`; the same tasks.
 
     Raises:
-        PredictionError: rows that break any of this; NaN logits and labels out of range are named by example
-            id.
+        PredictionError: rows that break any of this, named by their example ids.
     """
 
     example_id: NDArray[np.int64]
@@ -138,8 +137,7 @@ def write_predictions(path: str | Path, predictions: Predictions) -> None:
 
 
 def read_predictions(path: str | Path, splits: Iterable[str] = SPLITS) -> Predictions:
-    """Read the rows of some splits; others are never looked at (test rows stay unread unless they are asked
-    for).
+    """Read the rows of some splits; others (the test's, unless they are asked for) are never looked at.
 
     Args:
         path: what `write_predictions` wrote.
@@ -182,7 +180,7 @@ class CellPredictions:
     def seeds(self) -> tuple[int, ...]:
         """Seeds with a file, ascending; PredictionError when there is none."""
         folder = prediction_path(self.run_folder, self.cell, 0).parent
-        seeds = sorted(int(path.stem) for path in folder.glob("*.parquet") if path.stem.isdigit())
+        seeds = sorted(int(path.stem) for path in folder.glob("*.parquet") if path.stem.isdecimal())
         if not seeds:
             raise PredictionError(
                 f"predictions of cell {self.cell}: no <seed>.parquet in {folder}. Has it been trained?"
@@ -193,23 +191,20 @@ class CellPredictions:
         """`read_predictions` of one seed.
 
         Raises:
-            PredictionError: also for a scored split without rows, and for rows outside the vertical of the cell.
+            PredictionError: also for a scored split without rows, and for rows outside the cell's vertical.
         """
         path, splits = prediction_path(self.run_folder, self.cell, seed), list(splits)
         predictions = read_predictions(path, splits)
-        empty = [
-            split
-            for split in splits
-            if split != "train" and not (predictions.split == SPLITS.index(split)).any()
-        ]
+        present = {SPLITS[code] for code in np.unique(predictions.split)}
+        empty = [split for split in splits if split not in present and split != "train"]
         if empty:
             raise PredictionError(
                 f"{path}: split: got no rows of {', '.join(empty)}, allowed: rows of every scored split"
             )
-        present = {predictions.domains[code] for code in np.unique(predictions.domain)}
-        if self.cell.vertical != ALL and present != {self.cell.vertical}:
+        domains = {predictions.domains[code] for code in np.unique(predictions.domain)}
+        if self.cell.vertical != ALL and domains - {self.cell.vertical}:
             raise PredictionError(
-                f"{path}: domain: got {', '.join(sorted(present))}, allowed: '{self.cell.vertical}', "
+                f"{path}: domain: got {', '.join(sorted(domains))}, allowed: '{self.cell.vertical}', "
                 "the vertical of its cell"
             )
         return predictions
@@ -265,40 +260,39 @@ def _from_table(table: pa.Table, tasks: Sequence[str]) -> Predictions:
 
 
 def _check(p: Predictions) -> None:
-    arrays = {name: getattr(p, name) for name in (*_IDS, "domain", "split")}
-    arrays |= {_LOGIT + task: values for task, values in p.logits.items()}
-    arrays |= {_LABEL + task: values for task, values in p.labels.items()}
-    if not p.logits or set(p.logits) != set(p.labels):
-        raise PredictionError(
-            f"tasks: got logits of {list(p.logits)}, labels of {list(p.labels)}, allowed: the same tasks"
-        )
-    for name, values in arrays.items():
-        if values.shape != p.example_id.shape or values.ndim != 1:
-            raise PredictionError(
-                f"{name}: got shape {values.shape}, allowed: {p.example_id.shape}, one per example_id"
-            )
-        if values.dtype.kind != ("f" if name.startswith(_LOGIT) else "i"):
-            raise PredictionError(
-                f"{name}: got dtype {values.dtype}, allowed: floats for logits, else signed integers"
-            )
+    _check_arrays(p)
     _refuse(p, (p.domain < 0) | (p.domain >= len(p.domains)), "domain", p.domain, f"[0, {len(p.domains)})")
     _refuse(p, (p.split < 0) | (p.split >= len(SPLITS)), "split", p.split, f"[0, {len(SPLITS)}) for {SPLITS}")
     for task, logit in p.logits.items():
         label = p.labels[task]
         _refuse(p, ~np.isfinite(logit), _LOGIT + task, logit, "finite numbers. Did the model diverge?")
-        _refuse(
-            p,
-            (label < UNKNOWN) | (label > 1),
-            _LABEL + task,
-            label,
-            f"0, 1 and unknown ({UNKNOWN}, null on disk)",
-        )
+        allowed = f"0, 1 and unknown ({UNKNOWN}, null on disk)"
+        _refuse(p, (label < UNKNOWN) | (label > 1), _LABEL + task, label, allowed)
     ids = np.sort(p.example_id)
     twice = ids[1:][ids[1:] == ids[:-1]]
     if len(twice):
         raise PredictionError(
             f"example_id: got {twice[:_NAMED].tolist()} more than once ({len(twice)} rows too many)"
         )
+
+
+def _check_arrays(p: Predictions) -> None:
+    if not p.logits or set(p.logits) != set(p.labels):
+        raise PredictionError(
+            f"tasks: got logits of {list(p.logits)}, labels of {list(p.labels)}, allowed: the same"
+        )
+    arrays = {name: getattr(p, name) for name in (*_IDS, "domain", "split")}
+    arrays |= {_LOGIT + task: values for task, values in p.logits.items()}
+    arrays |= {_LABEL + task: values for task, values in p.labels.items()}
+    for name, values in arrays.items():
+        if values.shape != p.example_id.shape or values.ndim != 1:
+            raise PredictionError(
+                f"{name}: got shape {values.shape}, allowed: {p.example_id.shape} of example_id"
+            )
+        if values.dtype.kind != ("f" if name.startswith(_LOGIT) else "i"):
+            raise PredictionError(
+                f"{name}: got {values.dtype}, allowed: floats for logits, else signed integers"
+            )
 
 
 def _refuse(p: Predictions, bad: NDArray[np.bool_], name: str, values: NDArray[Any], allowed: str) -> None:

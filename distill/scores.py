@@ -1,8 +1,7 @@
 """Scores of binary predictions: log-loss, NE, AUC, GAUC, calibration. Free of torch.
 
 Everything starts from logits and sums in float64: the log-loss is softplus of the signed logit, so no
-    probability is ever clipped. A score that the rows leave undefined is None (null in files), by these
-    definitions:
+probability is ever clipped. A score that the rows leave undefined is None (null in files), by definition:
 
 - `auc`: one class only; `gauc`: fewer than `MIN_USERS` users with both classes.
 - `calibration`: no positive.
@@ -164,8 +163,7 @@ class ScoreSums:
     """Streaming log-loss and calibration of any number of groups (days, domains), for curves over time.
 
     Updates with parts of the rows add up to one update with all of them (to rounding in float64). AUC is no
-    sum over
-    rows: it needs them together (`auc`).
+    sum over rows: it needs them together (`auc`).
 
     Args:
         groups: number of groups G.

@@ -1,5 +1,4 @@
-"""Transfer ratio TR = sum over verticals of (L_none - L_x) / the same of (L_none - L_FM); `transfer` in
-results.json.
+"""Transfer ratio TR = sum over verticals of (L_none - L_x) / sum of (L_none - L_FM): `transfer` of a run.
 
 L is NE, 1 - AUC or NE after intercept (`distill.measure`), a mean over seeds. `none` is the untransferred
 student of the same model, vertical, schedule, inputs and lag; FM is the teacher on the same rows: its day-7
