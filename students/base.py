@@ -65,6 +65,7 @@ class Student(Architecture):
             )
         self.schema, self.tasks = schema, tuple(tasks)
         self.features, self.dense_features = tuple(features), tuple(dense_features)
+        self.seed = seed
         self.history_length = history_length
         self.history_pooling = history_pooling if history_length else None
         self.dim = dim

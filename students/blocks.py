@@ -199,7 +199,7 @@ class ActivationUnit(nn.Module):
         x = self.between(x)
         if isinstance(self.activation, PReLU):
             # a * x + (1 - a) * relu(x), then a linear layer: two products with vectors, no pass over [T, W].
-            weight, slope = self.last.weight[0], self.activation.slope
-            rising = torch.addmv(self.last.bias, torch.relu(x), weight * (1 - slope))
-            return torch.addmv(rising, x, weight * slope)
+            weight, slope = self.last.weight, self.activation.slope
+            falling = functional.linear(x, weight * slope, self.last.bias)
+            return (falling + functional.linear(torch.relu(x), weight * (1 - slope))).squeeze(1)
         return self.last(self.activation(x)).squeeze(1)

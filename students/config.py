@@ -28,6 +28,7 @@ class DLRMConfig:
 
     def __post_init__(self) -> None:
         check_widths(self.dim, {"bottom": self.bottom, "mlp": self.mlp}, may_be_empty=("bottom",))
+        check_history(self.history_length)
 
 
 @dataclass
@@ -48,6 +49,7 @@ class DeepFMConfig:
 
     def __post_init__(self) -> None:
         check_widths(self.dim, {"mlp": self.mlp})
+        check_history(self.history_length)
 
 
 @dataclass
@@ -74,6 +76,7 @@ class DCNv2Config:
 
     def __post_init__(self) -> None:
         check_widths(self.dim, {"mlp": self.mlp})
+        check_history(self.history_length)
         if self.cross_layers < 1:
             raise UserError(f"options.cross_layers: got {self.cross_layers}, allowed: 1 or more")
         if self.cross_rank < 0:
@@ -132,3 +135,13 @@ def check_widths(dim: int, layers: dict[str, list[int]], may_be_empty: Iterable[
             raise UserError(f"options.{name}: got no layer, allowed: at least one width")
         if any(width < 1 for width in widths):
             raise UserError(f"options.{name}: got {list(widths)}, allowed: widths of at least 1")
+
+
+def check_history(history_length: int) -> None:
+    """Refuse a negative number of events.
+
+    Raises:
+        UserError: naming the option.
+    """
+    if history_length < 0:
+        raise UserError(f"options.history_length: got {history_length}, allowed: 0 (no history) or more")

@@ -34,7 +34,7 @@ class DCNv2(Student):
             **common,
         )
         self.stacked = config.structure == "stacked"
-        with seeded(common["seed"], "student"):
+        with seeded(self.seed, "student"):
             self.cross = nn.ModuleList(
                 CrossLayer(self.input_width, config.cross_rank) for _ in range(config.cross_layers)
             )

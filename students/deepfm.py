@@ -38,7 +38,7 @@ class DeepFM(Student):
             **common,
         )
         n_tasks = len(self.tasks)
-        with seeded(common["seed"], "student"):
+        with seeded(self.seed, "student"):
             self.first_order = nn.Linear(self.input_width, n_tasks, bias=False)
             self.deep = MLP(self.input_width, config.mlp)
             self.add_heads(config.mlp[-1] + n_tasks + 1)

@@ -34,7 +34,7 @@ class DIN(Student):
         self.softmax = config.softmax
         place = self.features.index(self.schema.item_feature)
         self.cuts = [place * self.dim, self.dim, (self.n_fields - place - 1) * self.dim]
-        with seeded(common["seed"], "student"):
+        with seeded(self.seed, "student"):
             self.context = (
                 EventContext(len(self.schema.domains), len(self.schema.tasks), self.dim)
                 if config.event_context

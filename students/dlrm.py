@@ -36,7 +36,7 @@ class DLRM(Student):
             **common,
         )
         n_dense = len(self.dense_features)
-        with seeded(common["seed"], "student"):
+        with seeded(self.seed, "student"):
             if n_dense:
                 self.bottom = MLP(n_dense, [*config.bottom, config.dim])
             self.pairs = DotInteraction(self.n_fields + (n_dense > 0))

@@ -1,0 +1,1 @@
+"""Measurements of speed; each prints a table, and none is run by the tests."""

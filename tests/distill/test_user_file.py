@@ -1,0 +1,147 @@
+"""A user's own architecture: found, checked without being executed, loaded, built."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distill import user_file
+from distill.errors import UserError
+
+GOOD = """
+from distill.protocols import Architecture
+
+class Base(Architecture):
+    def __init__(self, *, width=3, **common):
+        super().__init__()
+        self.width, self.common = width, common
+    def forward(self, batch): ...
+    def set_base_rates(self, rates): ...
+
+class Tower(Base):
+    def __init__(self, *, depth, schema, tasks, features, dense_features, seed, table_learning_rate, width=4):
+        super().__init__(width=width, schema=schema)
+        self.depth = depth
+
+class Open(Base):
+    pass
+
+class Half(Architecture):
+    def forward(self, batch): ...
+
+class Plain:
+    pass
+
+Alias = Tower
+"""
+SHARED: dict[str, Any] = dict.fromkeys(user_file.SHARED)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "mine.py").write_text(GOOD)
+    return tmp_path
+
+
+def test_only_file_references_are_user_files() -> None:
+    assert user_file.is_user_file("a/b.py:Tower")
+    assert not user_file.is_user_file("deepfm")
+
+
+@pytest.mark.parametrize("name", ["Tower", "Alias", "Architecture"])
+def test_check_finds_classes_aliases_and_imports(folder: Path, name: str) -> None:
+    user_file.check(f"models/mine.py:{name}", folder)
+
+
+def test_check_takes_an_absolute_path(folder: Path) -> None:
+    user_file.check(f"{folder}/models/mine.py:Tower")
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        (
+            "models/none.py:Tower",
+            "there is no file .*none.py. A relative path starts from the YAML file's folder",
+        ),
+        ("models/mine.py:Towr", "defines no class 'Towr'. Did you mean 'Tower'?"),
+        ("models/mine.py", "got 'models/mine.py', allowed: path/to/file.py:Class"),
+        ("models/mine.py:", "allowed: path/to/file.py:Class"),
+        ("models:Tower", "allowed: path/to/file.py:Class"),
+    ],
+)
+def test_bad_references(folder: Path, reference: str, message: str) -> None:
+    for look in (user_file.check, user_file.load_class):
+        with pytest.raises(UserError, match=message):
+            look(reference, folder)
+
+
+def test_broken_file_names_the_line(folder: Path) -> None:
+    (folder / "broken.py").write_text("x = 1\nclass Tower(\n")
+    with pytest.raises(UserError, match="is no Python file: line 2"):
+        user_file.check("broken.py:Tower", folder)
+
+
+def test_check_executes_nothing_and_needs_no_torch(folder: Path) -> None:
+    (folder / "loud.py").write_text("raise SystemExit(3)\nclass Tower: ...\n")
+    code = (
+        "import sys, pathlib; from distill import user_file; "
+        f"user_file.check('loud.py:Tower', pathlib.Path({str(folder)!r})); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Plain", "got 'Plain' of .*, allowed: a subclass of distill.protocols.Architecture"),
+        ("SHAPE", "got 'SHAPE' of .*, allowed: a subclass"),
+        ("Half", "does not define set_base_rates"),
+    ],
+)
+def test_what_is_no_architecture(folder: Path, name: str, message: str) -> None:
+    path = folder / "models" / "mine.py"
+    path.write_text(GOOD + "SHAPE = 3\n")
+    with pytest.raises(UserError, match=message):
+        user_file.load_class(f"models/mine.py:{name}", folder)
+
+
+def test_error_of_the_file_itself_is_not_hidden(folder: Path) -> None:
+    (folder / "fails.py").write_text("class Tower: ...\nraise KeyError('theirs')\n")
+    with pytest.raises(KeyError, match="theirs"):
+        user_file.load_class("fails.py:Tower", folder)
+
+
+def test_two_files_of_one_name(folder: Path) -> None:
+    (folder / "mine.py").write_text(GOOD.replace("width=4", "width=9"))
+    first = user_file.build("models/mine.py:Tower", folder, {"depth": 1}, **SHARED)
+    second = user_file.build("mine.py:Tower", folder, {"depth": 1}, **SHARED)
+    assert (first.width, second.width) == (4, 9)
+
+
+def test_options_reach_the_constructor(folder: Path) -> None:
+    model = user_file.build("models/mine.py:Tower", folder, {"depth": 2, "width": 5}, **SHARED)
+    assert (model.depth, model.width) == (2, 5)
+
+
+def test_class_that_takes_anything_takes_any_option(folder: Path) -> None:
+    model = user_file.build("models/mine.py:Open", folder, {"whatever": 1}, **SHARED)
+    assert model.common["whatever"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"depht": 2}, "options: got 'depht', allowed: depth, width. Did you mean 'depth'?"),
+        ({"depth": 2, "seed": 3}, "options: got 'seed', allowed: depth, width."),
+        ({}, r"options: 'depth' is missing; Tower needs it \(its options: depth, width\)"),
+    ],
+)
+def test_wrong_options(folder: Path, options: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        user_file.build("models/mine.py:Tower", folder, options, **SHARED)
