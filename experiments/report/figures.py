@@ -1,0 +1,210 @@
+"""Which pictures the page shows: panels of a run turned into SVG."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from distill.cells import POOLED
+from distill.results import Row
+from experiments.curves import Band, DayScore, by_day
+from experiments.recorded import STUDENT, RecordedRun
+from experiments.report.bars import Bar, bar_picture
+from experiments.report.cost import Point, cost_picture
+from experiments.report.days import Line, day_picture
+from experiments.report.gap import gap_picture
+from experiments.report.series import style, style_of
+from experiments.report.tables import transfer_table
+from experiments.summary import Entry, Panel, channel_order, conditions
+
+Curves = Mapping[tuple[str, str, str], Sequence[DayScore]]
+"""(cell_id, vertical, task) to scores by day of all seeds."""
+
+MEASURES = {"ne": "NE", "auc": "AUC", "ne_intercept": "NE after intercept"}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture with its heading.
+
+    Attributes:
+        title: heading, a vertical or a measure.
+        subtitle: what else tells it from its neighbours.
+        svg: the picture.
+    """
+
+    title: str
+    subtitle: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class FigureRow:
+    """Figures to be compared, side by side.
+
+    Attributes:
+        task: heading.
+        caption: what their axes show.
+        figures: at least one.
+    """
+
+    task: str
+    caption: str
+    figures: list[Figure]
+
+
+def gap_figures(panels: Sequence[Panel], channels: list[str]) -> list[FigureRow]:
+    """The first picture, a row per task."""
+    shown = [panel for panel in panels if panel.vertical != POOLED and panel.students and _is_scored(panel)]
+    return [
+        FigureRow(task, "NE", [Figure(p.vertical, p.model, gap_picture(p, channels)) for p in of_task])
+        for task, of_task in _by_task(shown)
+    ]
+
+
+def day_figures(
+    run: RecordedRun, panels: Sequence[Panel], curves: Curves, channels: list[str]
+) -> list[FigureRow]:
+    """NE, its difference to `none` and AUC by day, a row each per task."""
+    judged = list(run.judged_days)
+    rows = []
+    for task, of_task in _by_task([panel for panel in panels if panel.vertical != POOLED]):
+        for caption, zero, lines_of in (
+            ("NE by day", False, _lines(lambda score: score.ne)),
+            (
+                "NE by day, difference to none (below 0: better)",
+                True,
+                _lines(lambda score: score.ne, relative=True),
+            ),
+            ("AUC by day", False, _lines(lambda score: score.auc)),
+        ):
+            drawn = [(panel, lines_of(panel, curves, channels)) for panel in of_task]
+            figures = [
+                Figure(p.vertical, p.model, day_picture(lines, judged, _says(caption, p, lines), zero))
+                for p, lines in drawn
+                if lines
+            ]
+            if figures:
+                rows.append(FigureRow(task, caption, figures))
+    return rows
+
+
+def transfer_figures(run: RecordedRun, channels: list[str]) -> list[FigureRow]:
+    """Transfer ratios over all verticals, or of each where students do not cover all; a row per task."""
+    macro, single = transfer_table(run)
+    of: dict[str, dict[tuple[str, str], list[Bar]]] = defaultdict(lambda: defaultdict(list))
+    for row in macro or single:
+        bar = Bar(
+            _channel(row, run),
+            style(STUDENT, row["channel"], channels),
+            row["tr"],
+            row["tr_low"],
+            row["tr_high"],
+        )
+        place = f"{row['model']}" if macro else f"{row['vertical']}, {row['model']}"
+        of[row["task"]][MEASURES[row["measure"]], place].append(bar)
+    return [
+        FigureRow(
+            task,
+            "Transfer ratio",
+            [Figure(*key, bar_picture(bars, _bars_say(task, key, bars))) for key, bars in of_task.items()],
+        )
+        for task, of_task in of.items()
+    ]
+
+
+def cost_figures(run: RecordedRun, panels: Sequence[Panel], channels: list[str]) -> list[FigureRow]:
+    """NE against processor time, a picture per (vertical, task) with all its models."""
+    rows = []
+    for task, of_task in _by_task([panel for panel in panels if panel.vertical != POOLED]):
+        figures = []
+        for vertical in dict.fromkeys(panel.vertical for panel in of_task):
+            here = [panel for panel in of_task if panel.vertical == vertical]
+            entries = {entry.cell_id: (panel, entry) for panel in here for entry in panel.entries}
+            points = [
+                p for p in (_point(run, *found, len(here), channels) for found in entries.values()) if p
+            ]
+            if points:
+                figures.append(
+                    Figure(vertical, _sizes(points), cost_picture(points, _cost_says(vertical, task, points)))
+                )
+        if figures:
+            rows.append(FigureRow(task, "NE against processor time", figures))
+    return rows
+
+
+def _is_scored(panel: Panel) -> bool:
+    return any(entry.score("ne") for entry in panel.entries)
+
+
+def _by_task(panels: Sequence[Panel]) -> list[tuple[str, list[Panel]]]:
+    of: dict[str, list[Panel]] = defaultdict(list)
+    for panel in panels:
+        of[panel.task].append(panel)
+    return list(of.items())
+
+
+def _lines(value: Callable[[DayScore], float | None], relative: bool = False) -> Callable[..., list[Line]]:
+    """(panel, curves, channels) -> lines of the entries; `relative` takes off `none` of the same seed."""
+
+    def lines(panel: Panel, curves: Curves, channels: list[str]) -> list[Line]:
+        base = _of(panel.none, panel, curves) if relative and panel.none else []
+        known = {(score.seed, score.day): value(score) for score in base}
+
+        def shown(score: DayScore) -> float | None:
+            own, none = value(score), known.get((score.seed, score.day))
+            return own if not relative else None if own is None or none is None else own - none
+
+        entries = [entry for entry in panel.entries if not (relative and entry.is_none)]
+        found = [(entry, by_day(_of(entry, panel, curves), shown)) for entry in entries]
+        return [Line(entry.label, style_of(entry, channels), points) for entry, points in found if points]
+
+    return lines
+
+
+def _of(entry: Entry, panel: Panel, curves: Curves) -> Sequence[DayScore]:
+    return curves.get((entry.cell_id, panel.vertical, panel.task), [])
+
+
+def _says(caption: str, panel: Panel, lines: Sequence[Line]) -> str:
+    def ends(points: Mapping[int, Band]) -> str:
+        (first, start), (last, end) = list(points.items())[0], list(points.items())[-1]
+        return f"{start.mean:.4f} on day {first} to {end.mean:.4f} on day {last}"
+
+    return f"{caption}, {panel.task} on {panel.vertical}: " + "; ".join(
+        f"{e.label} {ends(e.points)}" for e in lines
+    )
+
+
+def _bars_say(task: str, key: tuple[str, str], bars: Sequence[Bar]) -> str:
+    return f"Transfer ratio in {key[0]}, {task}, {key[1]}: " + "; ".join(
+        f"{bar.label} {bar.written}" for bar in bars
+    )
+
+
+def _sizes(points: Sequence[Point]) -> str:
+    millions = [point.parameters / 1e6 for point in points]
+    return f"{min(millions):.3g} to {max(millions):.3g} million parameters"
+
+
+def _cost_says(vertical: str, task: str, points: Sequence[Point]) -> str:
+    found = ", ".join(f"{point.label} NE {point.ne:.4f} after {point.seconds:.1f} s" for point in points)
+    return f"NE against processor time, {task} on {vertical}: {found}."
+
+
+def _channel(row: Row, run: RecordedRun) -> str:
+    return " · ".join([row["channel"], *conditions(run, row, ("schedule", "inputs", "route", "lag"))])
+
+
+def _point(run: RecordedRun, panel: Panel, entry: Entry, models: int, channels: list[str]) -> Point | None:
+    cost, score = run.cost(entry.cell_id), entry.score("ne")
+    if cost is None or score is None:
+        return None
+    label = f"{panel.model} {entry.label}" if models > 1 and entry.is_student else entry.label
+    return Point(label, style_of(entry, channels), cost["cpu_seconds"], cost["parameters"], score.mean)
+
+
+def channels_of(run: RecordedRun) -> list[str]:
+    """All channel sets of the run, in order."""
+    return channel_order(row["channel"] for row in run.rows if row["role"] == STUDENT)
