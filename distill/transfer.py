@@ -212,7 +212,8 @@ def differences(
     """L_a - L_b of pairs (a, b) of cells, paired by seed and user; above 0 means that b is better.
 
     Args:
-        pairs: cells of any run folders, with the same seeds and, on common verticals, the same rows.
+        pairs: cells of any run folders, with the same rows on common verticals and the same seeds; a teacher
+            of one seed is compared with every seed of the other.
         verticals, rates, split, draws, bootstrap_seed: see `distill.measure.measure`.
 
     Returns:
@@ -225,7 +226,7 @@ def differences(
     sources = list(dict.fromkeys(source for pair in pairs for source in pair))
     of = dict(zip(sources, measure(sources, verticals, rates, split, draws, bootstrap_seed), strict=True))
     return [
-        {key: _difference(of[a][key], of[b][key]) for key in of[a] if key in of[b]}  # in a's order
+        {key: _difference(a.cell, of[a][key], b.cell, of[b][key]) for key in of[a] if key in of[b]}
         for a, b in pairs
     ]
 
@@ -244,8 +245,14 @@ def _transfer(losses: Losses, cells: Mapping[str, Cell], task: str, kind: str) -
     }
 
 
-def _difference(a: Statistic | None, b: Statistic | None) -> Estimate | None:
-    return None if a is None or b is None else difference(a, b)
+def _difference(a: Cell, loss_a: Statistic | None, b: Cell, loss_b: Statistic | None) -> Estimate | None:
+    if loss_a is None or loss_b is None:
+        return None
+    if a.role == TEACHER and len(loss_a.seeds) == 1:
+        loss_a = loss_a.shared_by(loss_b.seeds)
+    elif b.role == TEACHER and len(loss_b.seeds) == 1:
+        loss_b = loss_b.shared_by(loss_a.seeds)
+    return difference(loss_a, loss_b)
 
 
 def _only(found: Sequence[Cell], what: str) -> Cell | None:

@@ -245,6 +245,15 @@ def test_differences_are_paired_across_run_folders(tmp_path):
     assert not same.excludes_zero
 
 
+def test_a_teacher_of_one_seed_differs_from_every_seed(tmp_path):
+    students, teacher = write_run(tmp_path, run(("none",), teacher_seeds=(7,), verticals=("feed",)))
+    forth, back = differences([(students, teacher), (teacher, students)], VERTICALS, RATES, "tune")
+    found: Any = [of["feed", "click", "ne"] for of in (forth, back)]
+    expected = expected_loss("none", "feed", "ne") - expected_loss("fm", "feed", "ne", seeds=(7,))
+    assert [of.value for of in found] == pytest.approx([expected, -expected], abs=1e-6)
+    assert found[0].seeds == found[1].seeds == 3
+
+
 def gain(value, noise=0.01, seed=0):
     draws = np.random.default_rng(seed).normal(value, noise, 1000)
     return Statistic((0, 1), np.array([value - noise, value + noise]), draws)
