@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from distill.errors import nearest
@@ -47,13 +47,16 @@ def check_unique(values: Sequence[Any], path: KeyPath, findings: Findings, below
             findings.add((*path, index, *below), f"{show(value)} a second time", "every value once")
 
 
-def check_known(values: Sequence[str], names: Iterable[str], path: KeyPath, findings: Findings) -> None:
-    """Every value of a list is one of the names."""
+def check_known(
+    values: Sequence[str] | Mapping[str, Any], names: Iterable[str], path: KeyPath, findings: Findings
+) -> None:
+    """Every value of a list, or every key of a mapping, is one of the names."""
     names = list(names)
     for index, value in enumerate(values):
         if value not in names:
+            place = value if isinstance(values, Mapping) else index
             allowed = ", ".join(names) or "nothing, there are none"
-            findings.add((*path, index), show(value), allowed, nearest(value, names))
+            findings.add((*path, place), show(value), allowed, nearest(value, names))
 
 
 def check_options(

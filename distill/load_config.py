@@ -136,7 +136,9 @@ def _student_document(
         others = ", ".join(key for key in student if key != "file")
         findings.add(place, f"{others} beside `file`", "`file` alone (change single values with --set)")
     elif not isinstance(file, str) or not os.path.isfile(folder / file):
-        findings.add(place, f"`file: {file}`, no such file", f"a YAML file, relative to {folder}")
+        findings.add(
+            place, f"the file {show(file)}, which is not there", f"a YAML file, relative to {folder}"
+        )
     else:
         try:
             return _read_mapping(os.path.normpath(folder / file))

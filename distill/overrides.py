@@ -57,7 +57,7 @@ def _path(content: dict[str, Any], keys: list[str], label: str) -> KeyPath:
         allowed = "students.<name>.<key>, such as students.deepfm.verticals=[feed]"
         raise ConfigErrors([Problem(label, "key", show(".".join(keys)), allowed)])
     if keys[1] not in names:
-        known = [name for name in names if name]
+        known = list(dict.fromkeys(name for name in names if name))
         allowed = ", ".join(known) or "no name, since no student has one"
         raise ConfigErrors([Problem(label, "students", show(keys[1]), allowed, nearest(keys[1], known))])
     return ("students", names.index(keys[1]), *keys[2:])
