@@ -1,0 +1,146 @@
+"""Wukong's interactions: the fast path against `reference.py`, and `reference.py` against numbers by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from kernels.wukong_fm import wukong_fm
+from kernels.wukong_fm.op import fm_lcb
+from kernels.wukong_fm.reference import wukong_fm as reference
+
+# (B, N, D, K, L): ones, off the powers of two, more rank than embeddings, an empty batch.
+SHAPES = [(1, 1, 1, 1, 1), (5, 7, 6, 3, 2), (33, 12, 16, 5, 9), (4, 3, 8, 10, 1), (0, 4, 8, 2, 3)]
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Memory that an operator asks for and does not write holds NaN, not a lucky zero."""
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(1).isnan()
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+def draw(shape: Sequence[int], compress: bool, dtype: torch.dtype = torch.float64) -> list[Tensor | None]:
+    b, n, d, k, rows = shape
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(b, n, d), (n, k), (rows, n)][: 3 if compress else 2]
+    drawn = [torch.randn(size, dtype=torch.float64, generator=generator).to(dtype) for size in sizes]
+    return [*drawn, *([] if compress else [None])]
+
+
+def run(
+    function: Callable[..., tuple[Tensor, Tensor | None]], inputs: Sequence[Tensor | None]
+) -> list[Tensor]:
+    """Outputs, and the gradients of fixed random functions of them."""
+    leaves = [None if x is None else x.detach().clone().requires_grad_() for x in inputs]
+    outputs = [out for out in function(*leaves) if out is not None]
+    generator = torch.Generator().manual_seed(7)
+    gradients = [
+        torch.randn(out.shape, dtype=torch.float64, generator=generator).to(out.dtype) for out in outputs
+    ]
+    torch.autograd.backward(outputs, gradients)
+    return [
+        *(out.detach() for out in outputs),
+        *(x.grad for x in leaves if x is not None and x.grad is not None),
+    ]
+
+
+def test_reference_by_hand() -> None:
+    # Embeddings (1, 2) and (3, 4): X X^T = [[5, 11], [11, 25]], times (1, -1) is (-6, -14).
+    # W = (1, 2): (1, 2) + 2 (3, 4) = (7, 10).
+    x = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
+    interactions, compressed = reference(x, torch.tensor([[1.0], [-1.0]]), torch.tensor([[1.0, 2.0]]))
+    assert torch.equal(interactions, torch.tensor([[[-6.0], [-14.0]]]))
+    assert compressed is not None and torch.equal(compressed, torch.tensor([[[7.0, 10.0]]]))
+
+
+@pytest.mark.parametrize("compress", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_float64_equals_reference(shape: tuple[int, ...], compress: bool) -> None:
+    inputs = draw(shape, compress)
+    got, expected = run(wukong_fm, inputs), run(reference, inputs)
+    assert len(got) == (5 if compress else 3)
+    for mine, theirs in zip(got, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_float32_errs_at_most_thrice_as_much_as_the_reference() -> None:
+    inputs = draw((257, 24, 16, 8, 8), True, torch.float32)
+    exact = run(reference, [None if x is None else x.double() for x in inputs])
+    for truth, plain, got in zip(exact, run(reference, inputs), run(wukong_fm, inputs), strict=True):
+        allowed = 3 * (plain.double() - truth).abs().max() + 1e-7
+        assert (got.double() - truth).abs().max() <= allowed
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_gradcheck(compress: bool) -> None:
+    x, y, *w = draw((3, 4, 5, 2, 3), compress)
+    inputs = tuple(t.requires_grad_() for t in (x, y, *w) if t is not None)
+
+    def outputs(*tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(out for out in wukong_fm(*tensors) if out is not None)
+
+    assert torch.autograd.gradcheck(outputs, inputs)
+
+
+def test_an_output_that_is_not_used_sends_no_gradient() -> None:
+    x, y, w = (t for t in draw((3, 4, 5, 2, 3), True) if t is not None)
+    w.requires_grad_()
+    wukong_fm(x, y.requires_grad_(), w)[0].sum().backward()
+    assert w.grad is not None and torch.equal(w.grad, torch.zeros_like(w))
+
+
+def test_repeats_are_bitwise_equal() -> None:
+    inputs = draw((129, 24, 16, 8, 8), True, torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(run(wukong_fm, inputs), run(wukong_fm, inputs), strict=True))
+
+
+def test_an_input_that_is_a_view_is_read_rightly() -> None:
+    x, y, w = draw((6, 5, 8, 3, 2), True)
+    assert x is not None
+    view = x.transpose(1, 2).contiguous().transpose(1, 2)
+    got, expected = run(wukong_fm, [view, y, w]), run(wukong_fm, [x, y, w])
+    for mine, theirs in zip(got, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_opcheck(compress: bool) -> None:
+    arguments = [None if x is None else x.requires_grad_() for x in draw((3, 4, 5, 2, 3), compress)]
+    torch.library.opcheck(fm_lcb, tuple(arguments))
+
+
+def test_it_stays_whole_inside_a_compiled_function() -> None:
+    x, y, w = (t for t in draw((6, 5, 8, 3, 2), True) if t is not None)
+    compiled = torch.compile(lambda x, y, w: wukong_fm(x, y, w)[0] * 2, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x, y, w), 2 * wukong_fm(x, y, w)[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x": torch.zeros(3, 4)}, r"x, y: got shapes \(3, 4\), \(4, 2\), allowed: \[B, N, D\], \[N, K\]"),
+        ({"y": torch.zeros(5, 2)}, r"x, y: got shapes \(3, 4, 5\), \(5, 2\)"),
+        ({"w": torch.zeros(4, 3)}, r"w: got shape \(4, 3\), allowed: \[L, 4\]"),
+        (
+            {"y": torch.zeros(4, 2).double()},
+            "got torch.float32, torch.float64, allowed: one of float32, float64",
+        ),
+        ({"x": torch.zeros(3, 4, 5).half(), "y": torch.zeros(4, 2).half(), "w": None}, "got torch.float16"),
+    ],
+)
+def test_bad_arguments_are_named(changes: dict[str, Tensor | None], message: str) -> None:
+    good: dict[str, Tensor | None] = {
+        "x": torch.zeros(3, 4, 5),
+        "y": torch.zeros(4, 2),
+        "w": torch.zeros(3, 4),
+    }
+    with pytest.raises(ValueError, match=message):
+        wukong_fm(**(good | changes))  # type: ignore[arg-type]
