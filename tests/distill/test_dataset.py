@@ -1,0 +1,215 @@
+"""Opening a prepared data set, making it once, and counting its labels."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distill import registry
+from distill.config import DataConfig
+from distill.dataset import DataSet, prepare
+from distill.errors import DataError, UserError
+from distill.progress import NoProgress, Progress
+from distill.sources.config import SourceConfig
+from distill.sources.fingerprint import fingerprint
+from distill.sources.writer import PreparedWriter
+from tests.distill.prepared_data import day_table, small_schema, write_one_day, write_small
+
+
+@dataclass
+class RowsConfig(SourceConfig):
+    """A source for tests: writes `rows` rows a day, and a line into its root for each time it is run."""
+
+    rows: int = 10
+
+    def files(self, data: DataConfig) -> list[Path]:
+        return [Path(data.root or "") / "content.txt"]
+
+
+def make_rows(config: RowsConfig, data: DataConfig, folder: Path, progress: Progress) -> None:
+    with (Path(data.root or "") / "runs.txt").open("a") as runs:
+        runs.write("run\n")
+    digest = fingerprint("rows", config, data)
+    with PreparedWriter(folder, small_schema(1), source="rows", fingerprint=digest) as writer:
+        writer.write_day(1, day_table(1, config.rows))
+
+
+@pytest.fixture
+def sources(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A registry of its own that knows the source `rows`."""
+    own = registry.Registry("source")
+    own.add("rows", RowsConfig, f"{__name__}:make_rows", "rows for tests")
+    monkeypatch.setattr("distill.dataset.SOURCES", own)
+    yield
+
+
+@pytest.fixture
+def config(tmp_path: Path, sources: None) -> DataConfig:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "content.txt").write_text("one")
+    return DataConfig(source="rows", root=str(tmp_path / "root"), cache=str(tmp_path / "cache"))
+
+
+def runs(config: DataConfig) -> int:
+    return len((Path(config.root or "") / "runs.txt").read_text().splitlines())
+
+
+# Opening
+
+
+def test_open_gives_what_was_written(tmp_path: Path) -> None:
+    data = write_small(tmp_path / "d", days=3)
+    assert data.schema == small_schema(3)
+    assert (data.rows, data.rows_per_day) == (30, {1: 10, 2: 10, 3: 10})
+    assert (data.source, data.fingerprint) == ("test", "f" * 64)
+
+
+def test_a_pickled_data_set_is_equal(tmp_path: Path) -> None:
+    data = write_small(tmp_path / "d")
+    assert pickle.loads(pickle.dumps(data)) == data
+
+
+def test_folder_without_a_data_set_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nothing: no manifest\.json"):
+        DataSet.open(tmp_path / "nothing")
+
+
+def test_missing_day_is_named(tmp_path: Path) -> None:
+    data = write_small(tmp_path / "d")
+    data.parts(2)[0].unlink()
+    with pytest.raises(DataError, match=r"day 2 \(2026-01-02\) is missing"):
+        DataSet.open(data.folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rows_per_day": {"1": 0, "2": 0}}, "the data set is empty"),
+        ({"rows_per_day": {}}, "rows_per_day missing or empty"),
+        ({"complete": False}, "complete missing or empty"),
+        ({"fingerprint": ""}, "fingerprint missing or empty"),
+    ],
+)
+def test_manifest_that_says_too_little_is_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    path = write_small(tmp_path / "d").folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(DataError, match=message):
+        DataSet.open(tmp_path / "d")
+
+
+def test_manifest_that_is_no_json_is_refused(tmp_path: Path) -> None:
+    (write_small(tmp_path / "d").folder / "manifest.json").write_text("{")
+    with pytest.raises(DataError, match=r"manifest\.json: is not JSON"):
+        DataSet.open(tmp_path / "d")
+
+
+# Labels
+
+
+def test_outcomes_are_final_labels_in_order(tmp_path: Path) -> None:
+    outcomes = write_small(tmp_path / "d").outcomes(2)
+    assert outcomes.example_id.tolist() == list(range(200_000, 200_010))
+    assert outcomes.domain.tolist() == [0, 1] * 5
+    assert outcomes.labels[:, 0].tolist() == [1, 0, 0, 1, 0, 0, 1, 0, 0, 1]
+    assert outcomes.labels[:, 1].tolist() == [1, 0, 0, 0, -1, 0, 1, 0, 0, -1]
+    assert outcomes.matured[:, 1].tolist() == [True] * 4 + [False] + [True] * 4 + [False]
+
+
+def test_planted_leak_a_late_label_is_final_but_not_matured(tmp_path: Path) -> None:
+    late = day_table(1, timestamp=[*range(0, 800, 100), 900, 901], label_order=[1] * 10)
+    outcomes = write_one_day(tmp_path / "d", late).outcomes(1)
+    assert outcomes.labels[:, 1].tolist() == [1] * 10
+    assert outcomes.matured[:, 1].tolist() == [True] * 9 + [False]
+
+
+def test_label_counts_by_surface_and_task(tmp_path: Path) -> None:
+    positives, known = write_small(tmp_path / "d").label_counts([1, 2])
+    # Each day: clicks in rows 0, 6 (feed), 3, 9 (reels); orders in 0, 6; orders of 4 (feed), 9 (reels) unknown.
+    assert positives.tolist() == [[4, 4], [4, 0]]
+    assert known.tolist() == [[10, 8], [10, 8]]
+
+
+def test_base_rates_of_final_and_of_matured_labels(tmp_path: Path) -> None:
+    late = day_table(1, timestamp=[*range(0, 800, 100), 900, 901], label_order=[0] * 9 + [1])
+    data = write_one_day(tmp_path / "d", late)
+    assert data.base_rates([1])["click"].tolist() == [0.4, 0.4]
+    assert data.base_rates([1])["order"].tolist() == [0.0, 0.2]
+    assert data.base_rates([1], matured=True)["order"].tolist() == [0.0, 0.0]
+
+
+def test_surface_without_labels_has_no_rate(tmp_path: Path) -> None:
+    data = write_one_day(tmp_path / "d", day_table(1, domain=[0] * 10))
+    np.testing.assert_array_equal(data.base_rates([1])["click"], [0.4, np.nan])
+
+
+# Making it once
+
+
+def test_prepared_once_then_taken_from_the_cache(config: DataConfig) -> None:
+    first = prepare(config, NoProgress())
+    assert first.folder == Path(config.cache) / f"rows-{first.fingerprint[:12]}"
+    assert prepare(config, NoProgress()) == first
+    assert runs(config) == 1
+
+
+def test_other_options_are_another_data_set(config: DataConfig) -> None:
+    first = prepare(config, NoProgress())
+    config.options = {"rows": 20}
+    assert prepare(config, NoProgress()).rows == 20
+    assert DataSet.open(first.folder).rows == 10
+
+
+def test_changed_file_is_another_data_set(config: DataConfig) -> None:
+    first = prepare(config, NoProgress())
+    (Path(config.root or "") / "content.txt").write_text("two")
+    assert prepare(config, NoProgress()).fingerprint != first.fingerprint
+    assert runs(config) == 2
+
+
+def test_fingerprint_is_of_content_not_of_place(config: DataConfig, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "content.txt").write_text("one")
+    moved = DataConfig(source="rows", root=str(copy), cache="elsewhere")
+    assert fingerprint("rows", RowsConfig(), moved) == fingerprint("rows", RowsConfig(), config)
+
+
+def test_prehistory_is_part_of_the_fingerprint(config: DataConfig) -> None:
+    without = fingerprint("rows", RowsConfig(), config)
+    config.prehistory = True
+    assert fingerprint("rows", RowsConfig(), config) != without
+
+
+def test_two_processes_prepare_at_once(config: DataConfig) -> None:
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=prepare, args=(config, NoProgress())) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert [path.name.split("-")[0] for path in Path(config.cache).iterdir()] == ["rows"]
+    assert prepare(config, NoProgress()).outcomes(1).example_id.tolist() == list(range(100_000, 100_010))
+
+
+def test_unknown_source_is_refused_with_the_nearest(config: DataConfig) -> None:
+    config.source = "row"
+    with pytest.raises(UserError, match=r"source: got 'row', .*Did you mean 'rows'"):
+        prepare(config, NoProgress())
+
+
+def test_cached_folder_of_other_content_is_refused(config: DataConfig) -> None:
+    path = prepare(config, NoProgress()).folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"fingerprint": "0" * 64}))
+    with pytest.raises(DataError, match="Remove that folder"):
+        prepare(config, NoProgress())
