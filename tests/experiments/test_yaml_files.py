@@ -1,0 +1,63 @@
+"""Every YAML file of the project goes through the parser that users meet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+import experiments.catalog  # noqa: F401  fills the registries
+from distill.load_config import load_config, load_student
+from distill.registry import SOURCES
+from distill.schema import DayInfo, FeatureSchema, SparseFeature, Task
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+FILES = sorted(EXPERIMENTS.rglob("*.yaml")) + sorted(EXPERIMENTS.rglob("*.yml"))
+STUDENTS = [path for path in FILES if path.parent.name == "students"]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A folder for sources that read files; its schema names what the examples name."""
+    FeatureSchema(
+        name="mine",
+        domains=("feed", "search"),
+        verticals=("feed", "search"),
+        days=tuple(DayInfo(f"2026-01-{day:02d}", day) for day in range(1, 15)),
+        tasks={"click": Task("click")},
+        sparse={"item_id": SparseFeature("item_id", 10)},
+    ).save(tmp_path / "schema.yaml")
+    return tmp_path
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path not in STUDENTS], ids=lambda path: path.name)
+def test_experiment(path: Path, root: Path) -> None:
+    source = yaml.safe_load(path.read_text())["data"]["source"]
+    overrides = [f"data.root={root}"] if "root" in SOURCES.get(source).needs else []
+    assert load_config(path, overrides).config.name == path.stem
+
+
+@pytest.mark.parametrize("path", STUDENTS, ids=lambda path: path.name)
+def test_student(path: Path) -> None:
+    assert load_student(path).name == path.stem
+
+
+def test_the_demo_shows_what_there_is() -> None:
+    config = load_config(EXPERIMENTS / "demo.yaml").config
+    assert len(config.students) == 6
+    assert len({vertical for student in config.students for vertical in student.verticals}) >= 3
+    assert {student.architecture for student in config.students} == {"dlrm", "deepfm", "dcn_v2", "din"}
+    assert sorted(config.channels) == ["ah", "none", "single"]
+    assert len(config.seeds) == 3
+
+
+def test_kuairand_is_the_protocol() -> None:
+    root = EXPERIMENTS  # any folder: the files are read when the data set is prepared
+    config = load_config(EXPERIMENTS / "kuairand.yaml", [f"data.root={root}"]).config
+    assert (config.schedule.kind, config.schedule.lag) == ("progressive", 1)
+    assert (config.schedule.tune_days, config.schedule.test_days) == ([9, 10, 11], [12, 13, 14])
+    assert config.students[0].verticals == ["1", "0", "4", "6", "2"]
+    assert config.students[0].tasks == ["click", "conversion"]
+    assert sorted(config.channels) == ["ah", "none", "single"]
+    assert config.seeds == [0, 1, 2, 3, 4]
