@@ -92,12 +92,13 @@ def _check_data(data: DataConfig, findings: Findings) -> FeatureSchema | None:
 
 
 def _read_schema(data: DataConfig, findings: Findings) -> FeatureSchema | None:
+    """A look at the source's files; then what its module says by `schema(config, data)`, if it says anything."""
     entry = SOURCES.get(data.source)
+    config = build(entry.config, data.options)
     module = importlib.import_module(entry.builder.partition(":")[0])
-    if not hasattr(module, "schema"):  # only preparing the data set tells
-        return None
     try:
-        return module.schema(build(entry.config, data.options), data)
+        config.files(data)
+        return module.schema(config, data) if hasattr(module, "schema") else None
     except UserError as error:
         findings.add_message(("data",), str(error))
         return None

@@ -37,7 +37,9 @@ from distill.sources.fingerprint import fingerprint
 from distill.sources.kuairand_features import (
     AGE_EDGES_DAYS,
     MILLISECONDS_PER_DAY,
+    USER_ATTRIBUTES,
     UTC_OFFSET_MS,
+    VIDEO_ATTRIBUTES,
     Attributes,
     Videos,
     read_csv,
@@ -123,24 +125,39 @@ def read_log(paths: list[Path], progress: Progress) -> Log:
     return {name: column[order] for name, column in log.items()}
 
 
+def schema(config: KuaiRandConfig, data: DataConfig) -> FeatureSchema:
+    """What is known before any file is read, for checking an experiment's names.
+
+    Returns:
+        The schema with every name; sizes that the files decide are 1, and there are no days yet.
+    """
+    names = ("user_id", "video_id", *VIDEO_ATTRIBUTES, "duration", "tags", *USER_ATTRIBUTES)
+    return _schema(dict.fromkeys(names, 1), days=())
+
+
 def build_schema(log: Log, users: Attributes, videos: Videos) -> FeatureSchema:
     """The schema of a log with these users and videos; ids are the files' own."""
     sizes = {"user_id": _size(users, log["user_id"]), "video_id": _size(videos.attributes, log["video_id"])}
+    sizes |= {"tags": videos.tag_size, **videos.attributes.sizes, **users.sizes}
+    return _schema(sizes, _days(log))
+
+
+def _schema(sizes: dict[str, int], days: tuple[DayInfo, ...]) -> FeatureSchema:
     sparse = [
         SparseFeature("user_id", sizes["user_id"], "user"),
         SparseFeature("video_id", sizes["video_id"], "item"),
-        *(SparseFeature(name, size, "item") for name, size in videos.attributes.sizes.items()),
-        SparseFeature("tags", videos.tag_size, "item", multi=True),
+        *(SparseFeature(name, sizes[name], "item") for name in (*VIDEO_ATTRIBUTES, "duration")),
+        SparseFeature("tags", sizes["tags"], "item", multi=True),
         SparseFeature("age", len(AGE_EDGES_DAYS) + 2, "context"),
         SparseFeature("tab", len(TABS), "context"),
         SparseFeature("hour", 24, "context"),
-        *(SparseFeature(name, size, "user") for name, size in users.sizes.items()),
+        *(SparseFeature(name, sizes[name], "user") for name in USER_ATTRIBUTES),
     ]
     return FeatureSchema(
         name="kuairand_pure",
         domains=TABS,
         verticals=VERTICALS,
-        days=_days(log),
+        days=days,
         tasks={"click": Task("click"), "conversion": Task("conversion")},
         sparse={feature.name: feature for feature in sparse},
         dense=("log_duration",),

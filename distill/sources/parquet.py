@@ -63,6 +63,15 @@ EVENTS = "events.parquet"
 _ORDER = ["timestamp", "example_id"]
 
 
+def schema(config: ParquetConfig, data: DataConfig) -> FeatureSchema:
+    """The folder's schema.yaml as it stands, for checking an experiment's names; it may name no days.
+
+    Raises:
+        DataError: no such file, or one that breaks the form.
+    """
+    return FeatureSchema.load(data_root(data) / "schema.yaml")
+
+
 def prepare(config: ParquetConfig, data: DataConfig, folder: Path, progress: Progress) -> None:
     """Write the prepared data set.
 

@@ -17,10 +17,11 @@ from distill.config import DataConfig
 from distill.errors import ConfigErrors, DataError
 from distill.load_config import LoadedConfig, load_config
 from distill.schema import DayInfo, FeatureSchema, SparseFeature, Task
+from distill.sources.config import SourceConfig
 
 
 @dataclass
-class ToySourceConfig:
+class ToySourceConfig(SourceConfig):
     """Attributes:
     items: number of items.
     """
@@ -29,8 +30,15 @@ class ToySourceConfig:
 
 
 @dataclass
-class NoSettings:
+class FilesConfig(SourceConfig):
     """Nothing to set."""
+
+    def files(self, data: DataConfig) -> list[Path]:
+        """One file that must be there."""
+        path = Path(data.root or "") / "rows.csv"
+        if not path.is_file():
+            raise DataError(f"data.root: no {path.name} in {data.root}")
+        return [path]
 
 
 @dataclass
@@ -102,7 +110,7 @@ def toy_registries() -> Iterator[None]:
             registry.CHANNELS.add("own", ChannelConfig, "nowhere:build", "needs none")
             registry.SOURCES.add("toy", ToySourceConfig, f"{__name__}:prepare", "knows its schema")
             registry.SOURCES.add(
-                "files", NoSettings, "distill.errors:prepare", "reads files", needs=("root",)
+                "files", FilesConfig, "distill.errors:prepare", "reads files", needs=("root",)
             )
             yield
 

@@ -225,7 +225,13 @@ def test_frozen(tmp_path: Path) -> None:
     assert load(tmp_path, experiment(schedule=FROZEN)).config.schedule.kind == "frozen"
 
 
+def test_the_sources_files_are_looked_for(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, experiment(data={"source": "files", "root": str(tmp_path)}))
+    assert problem.endswith(f"data: data.root: no rows.csv in {tmp_path}")
+
+
 def test_without_a_schema_names_are_left_to_the_run(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").touch()
     content = experiment(data={"source": "files", "root": str(tmp_path)}, schedule={"tune_days": [400]})
     content["schedule"]["test_days"] = []
     loaded = load(tmp_path, content | {"students": [content["students"][0] | {"verticals": ["anything"]}]})

@@ -11,6 +11,7 @@ import experiments.catalog  # noqa: F401  fills the registries
 from distill.load_config import load_config, load_student
 from distill.registry import SOURCES
 from distill.schema import DayInfo, FeatureSchema, SparseFeature, Task
+from distill.sources.config import KUAIRAND_LOGS, KUAIRAND_USERS, KUAIRAND_VIDEOS
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 FILES = sorted(EXPERIMENTS.rglob("*.yaml")) + sorted(EXPERIMENTS.rglob("*.yml"))
@@ -19,7 +20,9 @@ STUDENTS = [path for path in FILES if path.parent.name == "students"]
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A folder for sources that read files; its schema names what the examples name."""
+    """A folder for sources that read files: a schema that names what the examples name, KuaiRand's files."""
+    for name in (*KUAIRAND_LOGS, KUAIRAND_USERS, KUAIRAND_VIDEOS):
+        (tmp_path / name).touch()
     FeatureSchema(
         name="mine",
         domains=("feed", "search"),
@@ -52,8 +55,7 @@ def test_the_demo_shows_what_there_is() -> None:
     assert len(config.seeds) == 3
 
 
-def test_kuairand_is_the_protocol() -> None:
-    root = EXPERIMENTS  # any folder: the files are read when the data set is prepared
+def test_kuairand_is_the_protocol(root: Path) -> None:
     config = load_config(EXPERIMENTS / "kuairand.yaml", [f"data.root={root}"]).config
     assert (config.schedule.kind, config.schedule.lag) == ("progressive", 1)
     assert (config.schedule.tune_days, config.schedule.test_days) == ([9, 10, 11], [12, 13, 14])
