@@ -10,6 +10,7 @@ Shape letters: E events, U users, K tasks.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -55,7 +56,7 @@ class EventBuilder:
             shape = (len(user_id), self._tasks) if name in ("label", "matures") else (len(user_id),)
             array = np.asarray(values[name])
             assert array.shape == shape, f"events: {name} has shape {array.shape}, allowed: {shape}"
-            array.astype(DTYPES[name]).tofile(file)
+            file.write(array.astype(DTYPES[name]).tobytes())
         if len(user_id):
             waits = np.asarray(matures) - np.asarray(time)[:, None]
             self._longest_wait = np.maximum(self._longest_wait, waits.max(axis=0))
@@ -68,12 +69,12 @@ class EventBuilder:
         order = np.lexsort((np.fromfile(scratch["time"], np.int64), user))
         user = user[order]
         first = np.flatnonzero(np.diff(user, prepend=user[:1] - 1)) if len(user) else np.zeros(0, np.int64)
-        np.save(self._folder / "user_id.npy", user[first])
-        np.save(self._folder / "offsets.npy", np.append(first, len(user)).astype(np.int64))
+        self._save("user_id", user[first])
+        self._save("offsets", np.append(first, len(user)).astype(np.int64))
         del user
         for name in COLUMNS[1:]:
             self._gather(name, scratch[name], order)
-        np.save(self._folder / "longest_wait.npy", self._longest_wait)
+        self._save("longest_wait", self._longest_wait)
         for path in scratch.values():
             path.unlink()
 
@@ -84,14 +85,21 @@ class EventBuilder:
 
     def _gather(self, name: str, scratch: Path, order: np.ndarray) -> None:
         width = (self._tasks,) if name in ("label", "matures") else ()
-        shape = (len(order), *width)
         if not len(order):
-            np.save(self._folder / f"{name}.npy", np.empty(shape, DTYPES[name]))
+            self._save(name, np.empty((0, *width), DTYPES[name]))
             return
-        source = np.memmap(scratch, DTYPES[name], mode="r", shape=shape)
-        target = np.lib.format.open_memmap(
-            self._folder / f"{name}.npy", mode="w+", dtype=DTYPES[name], shape=shape
-        )
-        for start in range(0, len(order), CHUNK):
-            target[start : start + CHUNK] = source[order[start : start + CHUNK]]
-        target.flush()
+        source = np.memmap(scratch, DTYPES[name], mode="r", shape=(len(order), *width))
+        with self._create(name, source.shape, source.dtype) as file:
+            for start in range(0, len(order), CHUNK):
+                file.write(source[order[start : start + CHUNK]].tobytes())
+
+    def _save(self, name: str, array: np.ndarray) -> None:
+        with self._create(name, array.shape, array.dtype) as file:
+            file.write(array.tobytes())
+
+    def _create(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> BinaryIO:
+        """A .npy file up to its values. Plain writes follow: a memory map would crash on a full disk."""
+        file = (self._folder / f"{name}.npy").open("wb")
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        return file

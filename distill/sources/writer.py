@@ -13,6 +13,7 @@ removes it. Rows become history events by themselves. Memory: one row group of t
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -125,7 +126,7 @@ class PreparedWriter:
         self._check_times(rows, day, where)
         self._day.append(table, rows, where)
         self._rows_per_day[day] += len(rows)
-        rows.example_id.tofile(self._ids)
+        self._ids.write(rows.example_id.tobytes())
         item = rows.single[rows.names.index(self.schema.item_feature)]
         self._events.append(rows.user_id, rows.timestamp, item, rows.domain, rows.labels, rows.matures)
 
@@ -246,10 +247,13 @@ class PreparedWriter:
         raise DataError(f"{self.folder}: holds something else. Remove it, or name another folder.")
 
     def _discard(self) -> None:
-        self._ids.close()
-        self._events.close()
+        unfinished = [self._ids.close, self._events.close]
         if self._day is not None:
-            self._day.abandon()
+            unfinished.append(self._day.close_file)
+        for close in unfinished:
+            # On a full disk closing fails as well; what it would have written is thrown away here anyway.
+            with contextlib.suppress(OSError):
+                close()
         shutil.rmtree(self._partial, ignore_errors=True)
 
 
@@ -288,8 +292,9 @@ class _Day:
         rest = pa.concat_tables(self._waiting) if self._waiting else None
         if rest is not None and rest.num_rows:
             self._write(rest.combine_chunks())
-        self.abandon()
+        self.close_file()
 
-    def abandon(self) -> None:
+    def close_file(self) -> None:
+        """Let go of the file, complete or not."""
         if self._writer is not None:
             self._writer.close()

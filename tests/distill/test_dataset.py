@@ -134,7 +134,7 @@ def test_planted_leak_a_late_label_is_final_but_not_matured(tmp_path: Path) -> N
 
 def test_label_counts_by_surface_and_task(tmp_path: Path) -> None:
     positives, known = write_small(tmp_path / "d").label_counts([1, 2])
-    # Each day: clicks in rows 0, 6 (feed), 3, 9 (reels); orders in 0, 6; orders of 4 (feed), 9 (reels) unknown.
+    # Each day: clicks in rows 0, 6 (feed), 3, 9 (reels); orders in 0, 6; unknown of 4 (feed), 9 (reels).
     assert positives.tolist() == [[4, 4], [4, 0]]
     assert known.tolist() == [[10, 8], [10, 8]]
 

@@ -81,7 +81,7 @@ def test_pieces_of_a_day_become_full_row_groups(tmp_path: Path, monkeypatch: pyt
 
 def test_rows_become_events_with_their_maturity(tmp_path: Path) -> None:
     data = write_small(tmp_path / "d", days=1)
-    # User 1: row 1 (at 100, item 1, surface 1), row 6 (at 600, item 6, surface 0, click and order; window 100).
+    # User 1: row 1 (at 100, item 1, surface 1), row 6 (at 600, item 6, surface 0, click, order; window 100).
     at = torch.tensor([699, 700])
     events = EventStore(data.events_folder).last(torch.tensor([1, 1]), at, limit=5)
     assert events.item.tolist() == [1, 6, 1, 6]
@@ -131,10 +131,8 @@ def test_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    target = (
-        (pq.ParquetWriter, "write_table") if where == "row group" else (writer_module.EventBuilder, "build")
-    )
-    monkeypatch.setattr(*target, full)
+    owner, method = FULL_DISK[where]
+    monkeypatch.setattr(owner, method, full)
     with pytest.raises(DataError, match=r"the disk is full; .*data\.cache"), writer(tmp_path / "d") as out:
         out.write_day(1, day_table(1))
     assert names_in(tmp_path) == []
