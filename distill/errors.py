@@ -47,7 +47,8 @@ class Problem:
 
     def __str__(self) -> str:
         if not self.got:
-            return f"{self.file}: {self.key}: {self.hint}"
+            named = self.hint.startswith(self.key)
+            return f"{self.file}: {self.hint}" if named else f"{self.file}: {self.key}: {self.hint}"
         hint = f" {self.hint}" if self.hint else ""
         return f"{self.file}: {self.key}: got {self.got}; allowed: {self.allowed}.{hint}"
 

@@ -92,7 +92,7 @@ def _check_data(data: DataConfig, findings: Findings) -> FeatureSchema | None:
 
 
 def _read_schema(data: DataConfig, findings: Findings) -> FeatureSchema | None:
-    """A look at the source's files; then what its module says by `schema(config, data)`, if it says anything."""
+    """A look at the source's files; then what its module says by `schema(config, data)`, if it does."""
     entry = SOURCES.get(data.source)
     config = build(entry.config, data.options)
     module = importlib.import_module(entry.builder.partition(":")[0])

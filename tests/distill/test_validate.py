@@ -113,7 +113,7 @@ FROZEN = {"kind": "frozen", "teacher_days": 3, "student_last_day": 6, "tune_days
             {"data": {"source": "files", "root": "nowhere"}},
             "data.root: got 'nowhere', no such folder; allowed: an ",
         ),
-        ({"data__options": {"items": 1}}, "data: data.options.items: got 1, allowed: at least 2"),
+        ({"data__options": {"items": 1}}, "data.options.items: got 1, allowed: at least 2"),
     ],
 )
 def test_one_mistake(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -227,7 +227,7 @@ def test_frozen(tmp_path: Path) -> None:
 
 def test_the_sources_files_are_looked_for(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, experiment(data={"source": "files", "root": str(tmp_path)}))
-    assert problem.endswith(f"data: data.root: no rows.csv in {tmp_path}")
+    assert problem == f"trial.yaml:6: data.root: no rows.csv in {tmp_path}"
 
 
 def test_without_a_schema_names_are_left_to_the_run(tmp_path: Path) -> None:
