@@ -26,7 +26,9 @@ Gains = Mapping[tuple[str, str], Mapping[Key, Estimate | None]]
 CHANNELS = ("single", "ah", "ah_adapter", "pfd", "fitnets", "current", "rawid", "repr", "sharing", "all")
 """The protocol's channels in order; a channel set of another name comes after them."""
 
-_CONDITIONS = ("schedule", "inputs", "lag")
+CONDITIONS = ("schedule", "inputs", "route", "lag")
+_OF_NONE = ("schedule", "inputs", "lag")
+"""`none` has no route: nothing reaches it."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def _belongs(other: CellPredictions, base: CellPredictions) -> bool:
         return False
     if x.role == TEACHER:
         return x.schedule == none.schedule
-    same = ("role", "model", "vertical", *_CONDITIONS)
+    same = ("role", "model", "vertical", *_OF_NONE)
     return x.channel != NONE and all(getattr(x, name) == getattr(none, name) for name in same)
 
 
@@ -172,7 +174,7 @@ def _panels(run: RecordedRun, vertical: str, task: str, cells: list[list[Row]], 
     students: dict[tuple, list[list[Row]]] = defaultdict(list)
     for rows in cells:
         if rows[0]["role"] == STUDENT:
-            students[tuple(rows[0][name] for name in ("model", *_CONDITIONS))].append(rows)
+            students[tuple(rows[0][name] for name in ("model", *_OF_NONE))].append(rows)
     others = [rows for rows in cells if rows[0]["role"] != STUDENT]
     others.sort(key=lambda rows: rows[0]["role"] != TEACHER)
     if not students:
@@ -183,7 +185,7 @@ def _panels(run: RecordedRun, vertical: str, task: str, cells: list[list[Row]], 
         members.sort(key=lambda rows: (order.index(rows[0]["channel"]), rows[0]["route"]))
         first = members[0][0]
         beside = [rows for rows in others if rows[0]["schedule"] == first["schedule"]]
-        name = " · ".join([first["model"], *conditions(run, first, _CONDITIONS)])
+        name = " · ".join([first["model"], *conditions(run, first, _OF_NONE)])
         entries = [_entry(run, rows, first["cell_id"], gains) for rows in (*members, *beside)]
         found.append(Panel(vertical, task, name, entries))
     return found

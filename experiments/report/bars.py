@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments.report.svg import Scale, line, picture, tag, text, text_width, tick_labels, ticks, title
+from experiments.report.svg import (
+    Scale,
+    error_bar,
+    line,
+    picture,
+    tag,
+    text,
+    text_width,
+    tick_labels,
+    ticks,
+    title,
+)
 
 _WIDTH, _RIGHT, _MARGIN = 360.0, 238.0, 14.0
 _TOP, _ROW, _AXIS = 18.0, 26.0, 24.0
@@ -77,19 +88,13 @@ def _bar(bar: Bar, number: int, scale: Scale) -> str:
         text(scale.start - 8, y + 4, bar.label, class_="label", text_anchor="end"),
     ]
     if bar.value is not None:
-        start, stop = sorted((scale(0.0), scale(_shown(bar.value, scale))))
+        start, stop = sorted((scale(0.0), scale(scale.held(bar.value))))
         parts.append(tag("rect", x=start, y=y - 7.0, width=max(stop - start, 0.5), height=14, class_="bar"))
     if bar.low is not None and bar.high is not None:
-        ends = scale(_shown(bar.low, scale)), scale(_shown(bar.high, scale))
-        parts.append(line(ends[0], y, ends[1], y, "interval"))
-        parts += [line(end, y - 4, end, y + 4, "interval") for end in ends]
+        parts.append(error_bar(bar.low, bar.high, scale, y))
     value_class = "value" if bar.value is not None else "value undefined"
     parts.append(text(_RIGHT + 10, y + 4, bar.written, class_=value_class))
     return tag("g", *parts, class_=bar.style)
-
-
-def _shown(value: float, scale: Scale) -> float:
-    return min(max(value, scale.low), scale.high)
 
 
 def _number(value: float) -> str:

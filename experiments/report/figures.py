@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from distill.cells import POOLED
 from distill.results import Row
+from distill.transfer import MACRO
 from experiments.curves import Band, DayScore, by_day
 from experiments.recorded import STUDENT, RecordedRun
 from experiments.report.bars import Bar, bar_picture
@@ -16,7 +17,7 @@ from experiments.report.days import Line, day_picture
 from experiments.report.gap import gap_picture
 from experiments.report.series import style, style_of
 from experiments.report.tables import transfer_table
-from experiments.summary import Entry, Panel, channel_order, conditions
+from experiments.summary import CONDITIONS, Entry, Panel, channel_order, conditions
 
 Curves = Mapping[tuple[str, str, str], Sequence[DayScore]]
 """(cell_id, vertical, task) to scores by day of all seeds."""
@@ -91,47 +92,37 @@ def day_figures(
 
 
 def transfer_figures(run: RecordedRun, channels: list[str]) -> list[FigureRow]:
-    """Transfer ratios over all verticals, or of each where students do not cover all; a row per task."""
+    """Transfer ratios of every student over all verticals; of each vertical where it does not serve all."""
     macro, single = transfer_table(run)
+    everywhere = {row["model"] for row in macro}
     of: dict[str, dict[tuple[str, str], list[Bar]]] = defaultdict(lambda: defaultdict(list))
-    for row in macro or single:
-        bar = Bar(
-            _channel(row, run),
-            style(STUDENT, row["channel"], channels),
-            row["tr"],
-            row["tr_low"],
-            row["tr_high"],
-        )
-        place = f"{row['model']}" if macro else f"{row['vertical']}, {row['model']}"
-        of[row["task"]][MEASURES[row["measure"]], place].append(bar)
+    for row in [*macro, *(row for row in single if row["model"] not in everywhere)]:
+        place = row["model"] if row["vertical"] == MACRO else f"{row['model']} on {row['vertical']}"
+        of[row["task"]][MEASURES[row["measure"]], place].append(_bar(row, run, channels))
     return [
-        FigureRow(
-            task,
-            "Transfer ratio",
-            [Figure(*key, bar_picture(bars, _bars_say(task, key, bars))) for key, bars in of_task.items()],
-        )
+        FigureRow(task, "Transfer ratio", [_transfer_figure(task, *item) for item in of_task.items()])
         for task, of_task in of.items()
     ]
 
 
 def cost_figures(run: RecordedRun, panels: Sequence[Panel], channels: list[str]) -> list[FigureRow]:
-    """NE against processor time, a picture per (vertical, task) with all its models."""
+    """NE against processor time, a picture per panel, a row per task."""
     rows = []
     for task, of_task in _by_task([panel for panel in panels if panel.vertical != POOLED]):
-        figures = []
-        for vertical in dict.fromkeys(panel.vertical for panel in of_task):
-            here = [panel for panel in of_task if panel.vertical == vertical]
-            entries = {entry.cell_id: (panel, entry) for panel in here for entry in panel.entries}
-            points = [
-                p for p in (_point(run, *found, len(here), channels) for found in entries.values()) if p
-            ]
-            if points:
-                figures.append(
-                    Figure(vertical, _sizes(points), cost_picture(points, _cost_says(vertical, task, points)))
-                )
+        drawn = [(panel, _points(run, panel, channels)) for panel in of_task]
+        figures = [
+            Figure(p.vertical, p.model, cost_picture(points, _cost_says(p, points)))
+            for p, points in drawn
+            if points
+        ]
         if figures:
             rows.append(FigureRow(task, "NE against processor time", figures))
     return rows
+
+
+def channels_of(run: RecordedRun) -> list[str]:
+    """All channel sets of the run, in order."""
+    return channel_order(row["channel"] for row in run.rows if row["role"] == STUDENT)
 
 
 def _is_scored(panel: Panel) -> bool:
@@ -177,34 +168,27 @@ def _says(caption: str, panel: Panel, lines: Sequence[Line]) -> str:
     )
 
 
-def _bars_say(task: str, key: tuple[str, str], bars: Sequence[Bar]) -> str:
-    return f"Transfer ratio in {key[0]}, {task}, {key[1]}: " + "; ".join(
-        f"{bar.label} {bar.written}" for bar in bars
-    )
+def _bar(row: Row, run: RecordedRun, channels: list[str]) -> Bar:
+    label = " · ".join([row["channel"], *conditions(run, row, CONDITIONS)])
+    return Bar(label, style(STUDENT, row["channel"], channels), row["tr"], row["tr_low"], row["tr_high"])
 
 
-def _sizes(points: Sequence[Point]) -> str:
-    millions = [point.parameters / 1e6 for point in points]
-    return f"{min(millions):.3g} to {max(millions):.3g} million parameters"
+def _transfer_figure(task: str, key: tuple[str, str], bars: Sequence[Bar]) -> Figure:
+    measure, place = key
+    says = "; ".join(f"{bar.label} {bar.written}" for bar in bars)
+    return Figure(measure, place, bar_picture(bars, f"Transfer ratio in {measure}, {task}, {place}: {says}."))
 
 
-def _cost_says(vertical: str, task: str, points: Sequence[Point]) -> str:
-    found = ", ".join(f"{point.label} NE {point.ne:.4f} after {point.seconds:.1f} s" for point in points)
-    return f"NE against processor time, {task} on {vertical}: {found}."
+def _points(run: RecordedRun, panel: Panel, channels: list[str]) -> list[Point]:
+    points = []
+    for entry in panel.entries:
+        cost, score = run.cost(entry.cell_id), entry.score("ne")
+        if cost and score:
+            looks = style_of(entry, channels)
+            points.append(Point(entry.label, looks, cost["cpu_seconds"], cost["parameters"], score.mean))
+    return points
 
 
-def _channel(row: Row, run: RecordedRun) -> str:
-    return " · ".join([row["channel"], *conditions(run, row, ("schedule", "inputs", "route", "lag"))])
-
-
-def _point(run: RecordedRun, panel: Panel, entry: Entry, models: int, channels: list[str]) -> Point | None:
-    cost, score = run.cost(entry.cell_id), entry.score("ne")
-    if cost is None or score is None:
-        return None
-    label = f"{panel.model} {entry.label}" if models > 1 and entry.is_student else entry.label
-    return Point(label, style_of(entry, channels), cost["cpu_seconds"], cost["parameters"], score.mean)
-
-
-def channels_of(run: RecordedRun) -> list[str]:
-    """All channel sets of the run, in order."""
-    return channel_order(row["channel"] for row in run.rows if row["role"] == STUDENT)
+def _cost_says(panel: Panel, points: Sequence[Point]) -> str:
+    found = ", ".join(f"{p.label} NE {p.ne:.4f} after {p.seconds:.1f} s" for p in points)
+    return f"NE against processor time, {panel.task} on {panel.vertical}, {panel.model}: {found}."

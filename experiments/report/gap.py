@@ -7,6 +7,7 @@ from experiments.report.series import style_of
 from experiments.report.svg import (
     Scale,
     bounds,
+    error_bar,
     line,
     picture,
     tag,
@@ -88,34 +89,15 @@ def _axis(scale: Scale, bottom: float) -> str:
 
 def _row(panel: Panel, entry: Entry, number: int, scale: Scale, channels: list[str]) -> str:
     y = _TOP + _ROW * (number + 0.5)
-    mean = _mean(entry)
+    mean, ends = _mean(entry), whisker(panel, entry)
     parts = [
         title(_tooltip(panel, entry)),
         text(scale.start - 8, y + 4, entry.label, class_="label", text_anchor="end"),
-        _whisker(whisker(panel, entry), scale, y),
+        error_bar(*ends, scale, y) if ends else "",
         tag("circle", cx=scale(mean), cy=y, r=_RADIUS, class_="dot"),
         text(_WIDTH, y + 4, f"{mean:.4f}", class_="value", text_anchor="end"),
     ]
     return tag("g", *parts, class_=style_of(entry, channels))
-
-
-def _whisker(ends: tuple[float, float] | None, scale: Scale, y: float) -> str:
-    if ends is None:
-        return ""
-    low, high = (min(max(end, scale.low), scale.high) for end in ends)
-    drawn = line(scale(low), y, scale(high), y, "whisker")
-    # An end that does not fit is an arrow instead of a stop.
-    for end, shown, side in ((ends[0], low, 1.0), (ends[1], high, -1.0)):
-        x = scale(shown)
-        if end == shown:
-            drawn += line(x, y - 3, x, y + 3, "whisker")
-        else:
-            drawn += tag(
-                "path",
-                d=f"M{x + 4 * side:.1f} {y - 3:.1f} L{x:.1f} {y:.1f} L{x + 4 * side:.1f} {y + 3:.1f}",
-                class_="whisker",
-            )
-    return drawn
 
 
 def _tooltip(panel: Panel, entry: Entry) -> str:

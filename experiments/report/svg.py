@@ -62,7 +62,7 @@ def picture(width: float, height: float, description: str, *children: str) -> st
 
 @dataclass(frozen=True)
 class Scale:
-    """A straight line from data to coordinates.
+    """A straight or logarithmic axis: data to coordinates.
 
     Attributes:
         low, high: data at the two ends; they differ.
@@ -79,6 +79,23 @@ class Scale:
     def __call__(self, value: float) -> float:
         low, high, value = (math.log(v) if self.logarithmic else v for v in (self.low, self.high, value))
         return self.start + (value - low) / (high - low) * (self.stop - self.start)
+
+    def held(self, value: float) -> float:
+        """The value, or the end of the axis that it lies beyond."""
+        return min(max(value, self.low), self.high)
+
+
+def error_bar(low: float, high: float, scale: Scale, y: float) -> str:
+    """An interval from low to high; an end beyond the axis is an arrow instead of a stop."""
+    drawn = line(scale(scale.held(low)), y, scale(scale.held(high)), y, "whisker")
+    for end, inward in ((low, 5.0), (high, -5.0)):
+        x = scale(scale.held(end))
+        if scale.held(end) == end:
+            drawn += line(x, y - 3.5, x, y + 3.5, "whisker")
+        else:
+            arrow = f"M{x + inward:.1f} {y - 3.5:.1f} L{x:.1f} {y:.1f} L{x + inward:.1f} {y + 3.5:.1f}"
+            drawn += tag("path", d=arrow, class_="whisker")
+    return drawn
 
 
 def bounds(values: Sequence[float], margin: float = 0.06) -> tuple[float, float]:

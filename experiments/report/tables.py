@@ -10,7 +10,7 @@ from distill.results import Row
 from distill.transfer import MACRO
 from experiments.curves import Band
 from experiments.recorded import RecordedRun
-from experiments.summary import Entry, Panel
+from experiments.summary import Entry, Panel, channel_order
 
 COLUMNS = ("ne", "logloss", "auc", "gauc", "calibration")
 UNDEFINED = "–"
@@ -75,9 +75,12 @@ def interval(low: float | None, high: float | None, digits: int = 4) -> str:
 
 
 def transfer_table(run: RecordedRun) -> tuple[list[Row], list[Row]]:
-    """Transfer rows of the split to judge by: those over all verticals, those of each; by task and model."""
+    """Transfer rows of the split to judge by: those over all verticals, those of each; by task, model
+    and channel.
+    """
     rows = [row for row in run.transfer if row["split"] == run.split]
-    rows.sort(key=lambda row: (row["task"], row["model"]))
+    order = channel_order(row["channel"] for row in rows)
+    rows.sort(key=lambda row: (row["task"], row["model"], order.index(row["channel"])))
     return [row for row in rows if row["vertical"] == MACRO], [
         row for row in rows if row["vertical"] != MACRO
     ]

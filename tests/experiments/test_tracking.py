@@ -1,0 +1,233 @@
+"""Offline W&B runs hold what results.json and the predictions say, and go on after an interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sklearn.metrics import log_loss, roc_auc_score
+
+from distill.cells import Cell, read_cells
+from distill.config import ExperimentConfig, WandbConfig
+from distill.errors import UserError
+from distill.predictions import read_predictions
+from distill.results import SCORE_COLUMNS, read_results
+from experiments.tracking import RUNS, NoTracker, Tracker, open_tracker
+from tests.experiments.synthetic_run import write_synthetic_run
+
+
+@dataclass
+class FakeExperiment:
+    """What the tracker asks of an experiment."""
+
+    folder: Path
+    config: ExperimentConfig
+    config_hash: str = "c0ffee"
+
+
+def tracker_of(folder: Path, enabled: bool = True) -> Tracker:
+    config = ExperimentConfig(name="synthetic", wandb=WandbConfig(enabled=enabled, project="test"))
+    return open_tracker(FakeExperiment(folder, config), (folder / "config.yaml").read_text())
+
+
+def cell_of(folder: Path, **fields: str) -> Cell:
+    return next(
+        c for c in read_cells(folder / "cells.csv") if all(getattr(c, n) == v for n, v in fields.items())
+    )
+
+
+def inspect(run_folder: Path) -> list[dict[str, Any]]:
+    """Records of one offline run, read back by W&B's own reader."""
+    wandb = Path(sys.executable).with_name("wandb")
+    command = [str(wandb), "leet", "inspect", "--json", str(run_folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def history(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [record["history"]["item"] for record in records if record["type"] == "history"]
+
+
+def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for record in records:
+        if record["type"] == "summary":
+            found |= record["summary"].get("update", {})
+    return found
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_synthetic_run(tmp_path_factory.mktemp("tracking") / "run", seeds=(0, 1))
+    tracker = tracker_of(folder)
+    for cell in (cell_of(folder, role="teacher"), cell_of(folder, vertical="feed", channel="ah")):
+        tracker.start(cell)
+        tracker.finish(cell)
+    return folder
+
+
+def records_of(folder: Path, cell: Cell) -> list[dict[str, Any]]:
+    run_id = json.loads((folder / RUNS).read_text())[cell.cell_id]["id"]
+    (found,) = (folder / "wandb").glob(f"offline-run-*-{run_id}")
+    return inspect(found)
+
+
+@pytest.fixture(scope="module")
+def student(run: Path) -> list[dict[str, Any]]:
+    return records_of(run, cell_of(run, vertical="feed", channel="ah"))
+
+
+def test_run_says_what_it_is(student: list[dict[str, Any]]) -> None:
+    header = next(record["run"] for record in student if record["type"] == "run")
+    assert (header["run_group"], header["job_type"], header["project"]) == ("synthetic", "student", "test")
+    assert set(header["tags"]) == {"feed", "ah", "deepfm"}
+    assert header["config"]["update"]["cell"]["vertical"] == "feed"
+    assert header["config"]["update"]["schedule"]["lag"] == 1
+
+
+def test_every_curve_is_drawn_over_examples_seen(student: list[dict[str, Any]]) -> None:
+    metrics = [record["metric"] for record in student if record["type"] == "metric"]
+    assert {"glob_name": "*", "step_metric": "examples_seen"}.items() <= metrics[-1].items()
+    days = [point for point in history(student) if "day" in point]
+    # The reports say 780 examples a day; day n is predicted with what was trained through day n - 1.
+    assert [(point["day"], point["examples_seen"]) for point in days] == [
+        (n, 780 * (n - 1)) for n in range(2, 12)
+    ]
+
+
+def test_curves_agree_with_the_predictions(run: Path, student: list[dict[str, Any]]) -> None:
+    cell = cell_of(run, vertical="feed", channel="ah")
+    point = next(point for point in history(student) if point.get("day") == 5)
+    aucs, losses, calibrations = [], [], []
+    for seed in (0, 1):
+        rows = read_predictions(run / "predictions" / cell.cell_id / f"{seed}.parquet")
+        rows = rows.take(rows.day == 5)
+        p = 1 / (1 + 2.718281828459045 ** -rows.logits["click"].astype(float))
+        aucs.append(roc_auc_score(rows.labels["click"], p))
+        losses.append(log_loss(rows.labels["click"], p))
+        calibrations.append(p.sum() / rows.labels["click"].sum())
+        assert point[f"seeds/{seed}/feed/click/auc"] == pytest.approx(aucs[-1])
+    row = next(r for r in read_results(run / "results.json")["rows"] if r["cell_id"] == cell.cell_id)
+    assert point["feed/click/auc"] == pytest.approx(sum(aucs) / 2)
+    assert point["feed/click/calibration"] == pytest.approx(sum(calibrations) / 2)
+    assert point["feed/click/ne"] == pytest.approx(sum(losses) / 2 * row["ne"] / row["logloss"])
+    # The standard deviation of two values is their distance / sqrt(2).
+    assert point["feed/click/auc_high"] - point["feed/click/auc_low"] == pytest.approx(
+        abs(aucs[0] - aucs[1]) * 2**0.5
+    )
+
+
+def test_summary_equals_results(run: Path, student: list[dict[str, Any]]) -> None:
+    cell, results, found = (
+        cell_of(run, vertical="feed", channel="ah"),
+        read_results(run / "results.json"),
+        summary(student),
+    )
+    rows = [row for row in results["rows"] if row["cell_id"] == cell.cell_id and row["task"] == "conversion"]
+    for column in SCORE_COLUMNS:
+        values = [row[column] for row in rows]
+        mean = None if None in values else pytest.approx(sum(values) / len(values))
+        assert found[f"final/tune/feed/conversion/{column}"] == mean, column
+    ratios = [
+        row for row in results["transfer"] if row["channel"] == "ah" and row["vertical"] in ("feed", "macro")
+    ]
+    assert len(ratios) == 12  # two row sets, two tasks, three measures
+    for row in ratios:
+        assert found[f"transfer/tune/{row['vertical']}/{row['task']}/{row['measure']}"] == row["tr"]
+
+
+def test_seeds_are_a_table(run: Path) -> None:
+    cell = cell_of(run, vertical="feed", channel="ah")
+    run_id = json.loads((run / RUNS).read_text())[cell.cell_id]["id"]
+    (path,) = (run / "wandb").glob(f"offline-run-*-{run_id}/files/media/table/*.json")
+    table = json.loads(path.read_text())
+    found = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    rows = [row for row in read_results(run / "results.json")["rows"] if row["cell_id"] == cell.cell_id]
+    assert [(row["seed"], row["task"], row["ne"]) for row in found] == [
+        (r["seed"], r["task"], r["ne"]) for r in rows
+    ]
+
+
+def test_teacher_has_curves_of_every_vertical(run: Path) -> None:
+    cell = cell_of(run, role="teacher")
+    point = next(point for point in history(records_of(run, cell)) if point.get("day") == 9)
+    assert {"feed/click/ne", "reels/click/ne", "stories/conversion/auc"} <= set(point)
+
+
+def test_id_is_saved_at_the_start_and_kept(tmp_path: Path) -> None:
+    folder = write_synthetic_run(tmp_path / "run", seeds=(0,))
+    cell = cell_of(folder, vertical="feed", channel="ah")
+    tracker_of(folder).start(cell)
+    saved = json.loads((folder / RUNS).read_text())
+    assert not (folder / "wandb").exists()
+    tracker_of(folder).start(cell)
+    assert json.loads((folder / RUNS).read_text()) == saved
+
+
+def test_scores_that_are_recorded_are_not_sent_again(tmp_path: Path) -> None:
+    folder = write_synthetic_run(tmp_path / "run", seeds=(0,))
+    cell = cell_of(folder, vertical="feed", channel="ah")
+    tracker_of(folder).finish(cell)
+    tracker_of(folder).finish(cell)
+    assert len(list((folder / "wandb").glob("offline-run-*"))) == 1
+
+
+def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    """The same folder, scored on the test days later: the same run gets days 12 to 14 alone."""
+    folder = write_synthetic_run(tmp_path / "run", seeds=(0,))
+    cell = cell_of(folder, vertical="feed", channel="ah")
+    tracker_of(folder).finish(cell)
+    first = set((folder / "wandb").glob("offline-run-*"))
+    write_synthetic_run(folder, seeds=(0,), final=True)
+    tracker_of(folder).finish(cell)
+    (second,) = set((folder / "wandb").glob("offline-run-*")) - first
+    records = inspect(second)
+    assert second.name.endswith(next(iter(first)).name.rsplit("-", 1)[1])
+    assert next(record["run"] for record in records if record["type"] == "run")["resume"] is True
+    assert [point["day"] for point in history(records) if "day" in point] == [12, 13, 14]
+
+
+@pytest.mark.parametrize("enabled,mode", [(True, "disabled"), (False, "offline")])
+def test_nothing_is_recorded_when_switched_off(
+    run: Path, monkeypatch: pytest.MonkeyPatch, enabled: bool, mode: str
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", mode)
+    assert isinstance(tracker_of(run, enabled), NoTracker)
+
+
+def test_unknown_mode_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "ofline")
+    with pytest.raises(UserError, match="WANDB_MODE: got 'ofline', allowed: offline, online, disabled"):
+        tracker_of(run)
+
+
+def test_online_without_a_key_is_refused_before_training(run: Path) -> None:
+    module = "tests.experiments.test_tracking"
+    code = f"import sys, pathlib, {module} as t; t.tracker_of(pathlib.Path(sys.argv[1]))"
+    environment = {**os.environ, "WANDB_MODE": "online", "HOME": str(run), "NETRC": str(run / "none")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(run)],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert "UserError: WANDB_MODE: got online" in done.stderr, done.stderr
+
+
+def test_terminal_stays_silent(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = write_synthetic_run(tmp_path / "run", seeds=(0,))
+    tracker_of(folder).finish(cell_of(folder, vertical="reels", channel="none"))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_wandb_is_not_imported_before_it_is_needed() -> None:
+    code = "import sys, experiments.tracking; sys.exit('wandb' in sys.modules or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
