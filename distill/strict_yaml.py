@@ -20,6 +20,8 @@ from distill.errors import ConfigErrors, Problem
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
 
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
 KeyPath = tuple[str | int, ...]
 """Where a value stands: keys of mappings and indices of lists, from the top: ("students", 0, "name")."""
 
@@ -172,6 +174,9 @@ class _Reader:
         return content
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:
+        if _SURROGATES.search(node.value):  # "\ud800" in quotes: cannot be written anywhere
+            self._refuse(node, "half a Unicode character", "text that UTF-8 can hold")
+            return None
         try:
             return self._loader.construct_object(node)
         except ValueError:  # Python converts no text of thousands of digits

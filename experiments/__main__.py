@@ -29,23 +29,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    debug = False
     try:
         args = _parser().parse_args(argv)
+        debug = args.debug
+        return args.run(args)
     except SystemExit as stop:  # argparse has printed help or a usage error
         return int(stop.code or 0)
-    try:
-        return args.run(args)
     except KeyboardInterrupt:
-        return _fail("interrupted", 1, args.debug)
+        return _fail("interrupted", 1, debug)
     except UserError as error:
-        return _fail(_user_message(error), 2, args.debug)
+        return _fail(_user_message(error), 2, debug)
     except BrokenPipeError:
         # The reader of a pipe has gone (`distill ls | head`); Python would complain again when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        hint = "" if args.debug else " (--debug shows where)"
-        return _fail(f"{type(error).__name__}: {error}{hint}", 1, args.debug)
+        hint = "" if debug else " (--debug shows where)"
+        return _fail(f"{type(error).__name__}: {error}{hint}", 1, debug)
 
 
 def _fail(message: str, code: int, debug: bool) -> int:

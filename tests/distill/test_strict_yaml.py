@@ -62,6 +62,7 @@ def test_scalars_follow_yaml_1_2(text: str, value: object) -> None:
         ("a: [1", "f.yaml:1: YAML: got expected ',' or ']', but got '<stream end>'; allowed: readable YAML"),
         ("a:\n\t- 1", "readable YAML"),
         ("a: \x00", "readable YAML"),
+        ('a: "x\\ud800"', "f.yaml:1: YAML: got half a Unicode character; allowed: text that UTF-8 can hold."),
         ("a: *b", "f.yaml:1: YAML: got the alias *b; allowed: the value written out."),
         (
             f"a: {'9' * 5000}",
