@@ -36,6 +36,8 @@ class Student(Architecture):
         seed: of the initial values.
         table_learning_rate: of the fused tables.
         dim: D, a multiple of 4.
+        extra_columns: columns that a table's row holds beside the embedding, a multiple of 4; `fields`
+            returns them too.
         history_length: last events of the user to ask for; 0 for none.
         history_pooling: mean or sum: `fields` gets the pooled history as one more field. None: the subclass
             reads the events itself.
@@ -54,6 +56,7 @@ class Student(Architecture):
         seed: int,
         table_learning_rate: float,
         dim: int = 16,
+        extra_columns: int = 0,
         history_length: int = 0,
         history_pooling: str | None = "mean",
     ):
@@ -72,7 +75,7 @@ class Student(Architecture):
         self.n_fields = len(self.features) + (self.history_pooling is not None)
         self.tables = EmbeddingTables(
             {name: schema.sparse[name].size for name in self.features},
-            dim,
+            dim + extra_columns,
             seed=seed,
             learning_rate=table_learning_rate,
             history_feature=schema.item_feature if history_length else None,
@@ -103,14 +106,14 @@ class Student(Architecture):
         start_bias(self.heads.bias, base_rate_logits(rates, self.tasks))
 
     def look_up(self, batch: Batch) -> Embedded:
-        """Embeddings [B, F, D] of the features and, with a history, [T, D] of its events."""
+        """Rows of the features, [B, F, D + extra columns], and with a history of its events, [T, D + ...]."""
         if not self.history_length:
             return self.tables(batch.sparse)
         assert batch.history is not None, "the batch carries no history"
         return self.tables(batch.sparse, batch.history.item)
 
     def fields(self, batch: Batch) -> Tensor:
-        """Embeddings of the features and of the pooled history, [B, F, D]."""
+        """Rows of the features and of the pooled history, [B, F, D + extra columns]."""
         embedded = self.look_up(batch)
         if self.history_pooling is None or batch.history is None or embedded.events is None:
             return embedded.features

@@ -194,8 +194,8 @@ class ActivationUnit(nn.Module):
         """Weights, float [T], of events [T, D] beside targets [B, D]."""
         of_event, of_target, of_difference, of_product = self.first.weight.chunk(4, dim=1)
         once = functional.linear(target, of_target - of_difference, self.first.bias)
-        x = torch.addmm(spread(once, segments), events, (of_event + of_difference).t())
-        x = torch.addmm(x, events * spread(target, segments), of_product.t())
+        x = spread(once, segments).addmm_(events, (of_event + of_difference).t())
+        x = x.addmm_(events * spread(target, segments), of_product.t())
         x = self.between(x)
         if isinstance(self.activation, PReLU):
             # a * x + (1 - a) * relu(x), then a linear layer: two products with vectors, no pass over [T, W].

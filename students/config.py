@@ -35,6 +35,9 @@ class DLRMConfig:
 class DeepFMConfig:
     """DeepFM (arXiv 1703.04247): a factorization machine and an MLP over the same embeddings.
 
+    Its rows are 4 wider than the embeddings, for the first-order weights: `table_learning_rate` likes to be
+    higher than for the others.
+
     Attributes:
         dim: width D of the embeddings; a multiple of 4.
         mlp: widths of the MLP; its last layer feeds the serving heads beside the machine's terms.

@@ -61,17 +61,22 @@ def enlarge(student: Student, factor: float = 50.0) -> None:
     student.tables.load({name: t * factor if name.endswith("weight") else t for name, t in state.items()})
 
 
-def rows(student: Student, batch: Batch) -> Array:
-    """Embeddings [B, F, D], looked up by hand; every example has one id a feature."""
+EMBEDDING = slice(0, 4)
+
+
+def rows(student: Student, batch: Batch, columns: slice = EMBEDDING) -> Array:
+    """Columns of the features' rows [B, F, columns], looked up by hand; every example has one id a
+    feature."""
     state = student.tables.export()
     ids = batch.sparse.to_dict()
-    return np.stack([array(state[f"{f}.weight"])[ids[f].values().numpy()] for f in student.features], axis=1)
+    looked_up = [array(state[f"{f}.weight"])[ids[f].values().numpy()] for f in student.features]
+    return np.stack(looked_up, axis=1)[:, :, columns]
 
 
-def event_rows(student: Student, batch: Batch) -> list[Array]:
-    """For each example the embeddings [length, D] of its events' items."""
+def event_rows(student: Student, batch: Batch, columns: slice = EMBEDDING) -> list[Array]:
+    """For each example the columns [length, columns] of the rows of its events' items."""
     assert batch.history is not None
-    table = array(student.tables.export()[f"{student.schema.item_feature}.weight"])
+    table = array(student.tables.export()[f"{student.schema.item_feature}.weight"])[:, columns]
     offsets = batch.history.offsets.tolist()
     items = batch.history.item.numpy()
     return [table[items[start:end]] for start, end in zip(offsets, offsets[1:], strict=False)]

@@ -58,7 +58,15 @@ def dlrm(student: Any, batch: Batch, fields: Array) -> Array:
 def deepfm(student: Any, batch: Batch, fields: Array) -> Array:
     x = flat_of(student, fields, batch)
     second = pairs_of(fields).sum(1, keepdims=True)
-    return np.concatenate([relu_layers(student.deep, x), linear(student.first_order, x), second], axis=1)
+    first = 0.5 * rows(student, batch, slice(4, 6)).sum(1)
+    if student.history_length:
+        mean = student.history_pooling == "mean"
+        weights = event_rows(student, batch, slice(4, 6))
+        past = [w.sum(0) / (max(len(w), 1) if mean else 1) for w in weights]
+        first = first + 0.5 * np.stack(past)
+    if student.dense_features:
+        first = first + linear(student.first_order, array(batch.dense))
+    return np.concatenate([relu_layers(student.deep, x), first, second], axis=1)
 
 
 def dcn_v2(student: Any, batch: Batch, fields: Array) -> Array:
