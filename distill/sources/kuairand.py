@@ -111,6 +111,8 @@ def read_log(paths: list[Path], progress: Progress) -> Log:
             for piece in read_csv(path, types):
                 pieces.append(piece)
                 bar.advance(piece.num_rows)
+    if not sum(piece.num_rows for piece in pieces):
+        raise DataError(f"{paths[0].parent}: the log is empty: {', '.join(path.name for path in paths)}")
     table = pa.Table.from_batches(pieces)
     for name in LOG_COLUMNS:
         if table[name].null_count:
