@@ -77,7 +77,7 @@ def _band(panel: Panel, scale: Scale, bottom: float) -> str:
 
 
 def _axis(scale: Scale, bottom: float) -> str:
-    values = ticks(scale.low, scale.high, 4)
+    values = ticks(scale.low, scale.high, 3)
     marks = [line(scale(value), bottom, scale(value), bottom + 4, "axis") for value in values]
     labels = [
         text(scale(value), bottom + 16, label, class_="tick", text_anchor="middle")

@@ -111,10 +111,18 @@ def bounds(values: Sequence[float], margin: float = 0.06) -> tuple[float, float]
 
 
 def ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Round numbers within [low, high], steps of 1, 2 or 5 times a power of ten."""
-    raw = (high - low) / max(about, 1)
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * (1 - 1e-9))
+    """Round numbers within [low, high], steps of 1, 2 or 5 times a power of ten.
+
+    Args:
+        low, high: ends of the axis.
+        about: how many; the nearest possible number is taken.
+    """
+    power = 10.0 ** math.floor(math.log10((high - low) / about))
+    choices = [_multiples(power * factor, low, high) for factor in (0.5, 1, 2, 5, 10)]
+    return min(choices, key=lambda values: (abs(len(values) - about), -len(values)))
+
+
+def _multiples(step: float, low: float, high: float) -> list[float]:
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [index * step for index in range(first, last + 1)]
 

@@ -1,4 +1,4 @@
-"""Opens a page in headless Chromium through the DevTools protocol, over a pipe: no driver, no extra package."""
+"""Opens a page in headless Chromium by the DevTools protocol over a pipe: no driver, no extra package."""
 
 from __future__ import annotations
 

@@ -1,0 +1,266 @@
+"""The report in a browser: nothing missing, nothing cut off, and the numbers are those of results.json."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+
+from distill.errors import UserError
+from distill.results import read_results
+from experiments.report import write_report
+from tests.experiments.browser import Browser, chromium
+from tests.experiments.synthetic_run import NOISE, write_synthetic_run
+
+DESKTOP, PHONE = 1280, 390
+SECTIONS = ["gap", "scores", "days", "transfer", "cost", "wandb", "reproduce"]
+COLUMNS = ("ne", "logloss", "auc", "gauc", "calibration")
+
+# Every text of a picture lies within the panel's own box, and that within the window.
+TEXTS_OUTSIDE = """
+[...document.querySelectorAll('.panel')].flatMap(panel => {
+  const box = panel.querySelector('svg').getBoundingClientRect();
+  return [...panel.querySelectorAll('svg text')].filter(text => {
+    const t = text.getBoundingClientRect();
+    const right = Math.min(box.right + 1, innerWidth);
+    return t.left < box.left - 1 || t.right > right || t.bottom > box.bottom + 1;
+  }).map(text => panel.innerText + ': ' + text.textContent);
+})
+"""
+CONTRAST = """
+(() => {
+  const light = color => color.match(/[0-9.]+/g).slice(0, 3).map(c => c / 255)
+    .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const paper = light(getComputedStyle(document.body).backgroundColor);
+  const texts = 'p, dt, dd, td, th, caption span, .sd, .loses, h1, h2, h3, small, summary';
+  return [...document.querySelectorAll(texts)].map(e => {
+    const ink = light(getComputedStyle(e).color);
+    return (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
+  }).reduce((least, ratio) => Math.min(least, ratio), 21);
+})()
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two students, one of them on every vertical; users enough for GAUC; a channel set of the user's."""
+    return write_synthetic_run(
+        tmp_path_factory.mktemp("report") / "run",
+        noise={**NOISE, "my_channels": 0.6},
+        models={"deepfm": ("feed", "reels", "stories"), "dcn": ("feed",)},
+        rows_per_day=1300,
+    )
+
+
+@pytest.fixture(scope="module")
+def page(run: Path) -> Path:
+    return write_report(run)
+
+
+def shown(browser: Browser, path: Path, width: int = DESKTOP, dark: bool = False) -> None:
+    """Open the page; whatever the browser complains about fails the test."""
+    browser.complaints.clear()
+    browser.requests.clear()
+    browser.open(path, width, dark=dark)
+    browser.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert browser.complaints == []
+    assert browser.requests == [path.resolve().as_uri()]
+
+
+@pytest.mark.parametrize("width", [DESKTOP, PHONE])
+def test_nothing_is_cut_off(browser: Browser, page: Path, width: int) -> None:
+    shown(browser, page, width)
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    assert browser.evaluate(TEXTS_OUTSIDE) == []
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_text_can_be_read(browser: Browser, page: Path, dark: bool) -> None:
+    """WCAG AA asks for 4.5."""
+    shown(browser, page, dark=dark)
+    paper = browser.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (paper == "rgb(253, 253, 252)") is not dark
+    assert browser.evaluate(CONTRAST) >= 4.5
+
+
+def test_every_section_is_there_and_described(browser: Browser, page: Path) -> None:
+    shown(browser, page)
+    assert browser.evaluate("[...document.querySelectorAll('main > section')].map(s => s.id)") == SECTIONS
+    assert browser.evaluate("[...document.querySelectorAll('.notice')].map(n => n.innerText)") == [
+        "Nothing was recorded for Weights & Biases."
+    ]
+    assert browser.evaluate(
+        "[...document.querySelectorAll('table')].every(t => t.caption.innerText.length > 5)"
+    )
+    described = (
+        "[...document.querySelectorAll('.panel > svg')].every(s => s.getAttribute('aria-label').length > 40)"
+    )
+    assert browser.evaluate(described)
+    # 4 students, 2 tasks: gap, cost; NE, its difference, AUC by day; 3 measures of deepfm and dcn on feed.
+    kinds = ("gap", "cost", "day", "transfer")
+    counts = [
+        browser.evaluate(f"document.querySelectorAll('.{kind}-figure .panel').length") for kind in kinds
+    ]
+    assert counts == [8, 8, 24, 12]
+
+
+def test_scores_are_those_of_results(browser: Browser, run: Path, page: Path) -> None:
+    shown(browser, page)
+    cells = browser.evaluate(
+        "[...document.querySelectorAll('#scores td[data-cell]')].map(td => [td.closest('table'), td]).map("
+        "([t, td]) => [t.dataset.vertical, t.dataset.task, td.dataset.cell, td.dataset.column,"
+        "+td.querySelector('data').value])"
+    )
+    found = {tuple(place): value for *place, value in cells}
+    per_seed: dict[tuple[str, ...], list[float | None]] = defaultdict(list)
+    for row in read_results(run / "results.json")["rows"]:
+        for column in COLUMNS:
+            per_seed[row["vertical"], row["task"], row["cell_id"], column].append(row[column])
+    defined = {place: [v for v in values if v is not None] for place, values in per_seed.items()}
+    expected = {place: fmean(values) for place, values in defined.items() if len(values) == 3}
+    assert len(cells) == len(found)
+    assert any(place[3] == "gauc" for place in expected)
+    assert found == {place: pytest.approx(value) for place, value in expected.items()}
+
+
+def test_first_picture_says_the_mean_ne(browser: Browser, run: Path, page: Path) -> None:
+    shown(browser, page)
+    panels = browser.evaluate(
+        "[...document.querySelectorAll('#gap .panel')].map(p => [p.closest('figure').dataset.task,"
+        "p.querySelector('h3').innerText, [...p.querySelectorAll('.value')].map(t => t.textContent)])"
+    )
+    task, heading, values = panels[0]
+    assert (task, heading) == ("click", "feed deepfm")
+    rows = [
+        r
+        for r in read_results(run / "results.json")["rows"]
+        if (r["vertical"], r["task"]) == ("feed", "click")
+    ]
+    expected = [
+        fmean(r["ne"] for r in rows if (r["role"], r["channel"]) == key and r["model"] in ("gem", "deepfm"))
+        for key in (*(("student", c) for c in ("none", "single", "ah", "my_channels")), ("teacher", "none"))
+    ]
+    assert values == [f"{value:.4f}" for value in expected]
+
+
+def test_transfer_ratios_are_those_of_results(browser: Browser, run: Path, page: Path) -> None:
+    shown(browser, page)
+    cells = browser.evaluate(
+        "[...document.querySelectorAll('table.transfer tbody tr')].map(tr => [...tr.children].slice(0, 4)"
+        ".map(c => c.innerText).concat([...tr.querySelectorAll('data')].map(d => +d.value)))"
+    )
+    rows = [
+        [row["vertical"], row["task"], row["model"], row["channel"]]
+        + [row[name] for name in ("tr", "delta_vm", "delta_fm") if row[name] is not None]
+        for row in read_results(run / "results.json")["transfer"]
+    ]
+    assert sorted(map(str, cells)) == sorted(map(str, rows))
+
+
+def test_reference_rows_of_a_table(browser: Browser, run: Path, page: Path) -> None:
+    shown(browser, page)
+    table = browser.evaluate("document.querySelector('#scores table').innerText")
+    row = read_results(run / "results.json")["rows"][0]
+    assert (
+        f"{row['examples']:,} examples, {row['positives']:,} positives, base rate {row['base_rate']:.4f}"
+        in table
+    )
+    assert f"{row['oracle_ne']:.4f}" in table
+    assert f"{row['constant_logloss']:.4f}" in table
+    assert f"{row['constant_logloss'] * row['ne'] / row['logloss']:.4f}" in table
+
+
+def test_page_is_one_small_file(page: Path) -> None:
+    assert page.name == "report.html"
+    assert page.stat().st_size < 3_000_000
+    text = page.read_text()
+    assert "<script" not in text and "http" not in text.replace("http-equiv", "")
+
+
+def test_final_run_says_so(tmp_path: Path) -> None:
+    text = write_report(write_synthetic_run(tmp_path / "run", seeds=(0,), final=True)).read_text()
+    assert "final scores" in text and "development scores" not in text
+    assert "days 12–14" in text and "day 14: " in text
+
+
+def test_test_days_stay_unread_without_final(tmp_path: Path) -> None:
+    """Predictions of the test days may lie there; a run that has not scored them does not draw them."""
+    folder = write_synthetic_run(tmp_path / "run", seeds=(0,), final=True)
+    results = json.loads((folder / "results.json").read_text())
+    for key in ("rows", "transfer"):
+        results[key] = [row for row in results[key] if row["split"] == "tune"]
+    (folder / "results.json").write_text(json.dumps(results))
+    text = write_report(folder).read_text()
+    assert "development scores" in text and "days 9–11" in text
+    assert "day 11: " in text and "day 12: " not in text
+
+
+def test_losing_model_is_marked(tmp_path: Path) -> None:
+    folder = write_synthetic_run(tmp_path / "run", noise={"teacher": 0.2, "none": 4.0, "ah": 0.3}, seeds=(0,))
+    text = write_report(folder).read_text()
+    rows = [
+        row
+        for row in read_results(folder / "results.json")["rows"]
+        if row["logloss"] > row["constant_logloss"]
+    ]
+    assert {row["channel"] for row in rows} == {"none"}
+    assert text.count('student losing"') == len(rows) == 8  # three verticals and pooled, two tasks
+
+
+def test_undefined_ratio_says_so(browser: Browser, tmp_path: Path) -> None:
+    """A teacher that is no better than `none`: nothing to take a share of."""
+    folder = write_synthetic_run(tmp_path / "run", noise={"teacher": 0.75, "none": 0.75, "ah": 0.5})
+    shown(browser, write_report(folder))
+    ratios = [row["tr"] for row in read_results(folder / "results.json")["transfer"]]
+    assert None in ratios
+    assert browser.evaluate("document.querySelectorAll('table.transfer i').length") == ratios.count(None)
+    assert "undefined" in browser.evaluate("document.querySelector('#transfer svg').textContent")
+
+
+def test_run_without_scores_still_has_a_page(browser: Browser, tmp_path: Path) -> None:
+    folder = write_synthetic_run(tmp_path / "run", seeds=(0, 1))
+    (folder / "results.json").unlink()
+    shutil.rmtree(sorted((folder / "checkpoints").iterdir())[0] / "1")
+    (folder / "status.json").write_text(
+        json.dumps({"state": "interrupted", "step": "student", "final": None})
+    )
+    shown(browser, write_report(folder), PHONE)
+    assert browser.evaluate("[...document.querySelectorAll('main > section')].map(s => s.id)") == SECTIONS
+    said = browser.evaluate("document.querySelector('header').innerText")
+    # A teacher and 3 x 3 students, two seeds each.
+    assert "This run was interrupted. 19 of 20 trainings are finished; nothing is scored yet." in said
+    assert browser.evaluate("document.documentElement.scrollWidth") <= PHONE
+
+
+def test_run_that_has_just_begun_has_a_page(tmp_path: Path) -> None:
+    folder = write_synthetic_run(tmp_path / "run", seeds=(0,))
+    for name in ("results.json", "cells.csv"):
+        (folder / name).unlink()
+    shutil.rmtree(folder / "checkpoints")
+    assert "0 of 10 trainings are finished" in write_report(folder).read_text()
+
+
+def test_names_cannot_break_the_page(browser: Browser, tmp_path: Path) -> None:
+    name = "<script>alert('&\"')</script>"
+    folder = write_synthetic_run(tmp_path / "run", models={name: ("feed",)}, seeds=(0,), name=name)
+    shown(browser, write_report(folder))
+    assert browser.evaluate("document.scripts.length") == 0
+    assert browser.evaluate("document.querySelector('h1').innerText") == name
+    assert browser.evaluate("document.querySelector('.panel small').innerText") == name
+
+
+def test_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="allowed: the `output` of an experiment"):
+        write_report(tmp_path)
