@@ -33,7 +33,9 @@ class Events:
 
     def to(self, device: torch.device) -> Events:
         """The same events on a device."""
-        return Events(*(getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__))
+        return Events(
+            *(getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__)
+        )
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,9 @@ class TeacherSignal:
 
     def to(self, device: torch.device) -> TeacherSignal:
         """The same signal on a device."""
-        return TeacherSignal(self.logits.to(device, non_blocking=True), self.mask.to(device, non_blocking=True))
+        return TeacherSignal(
+            self.logits.to(device, non_blocking=True), self.mask.to(device, non_blocking=True)
+        )
 
 
 @dataclass(frozen=True)
@@ -96,5 +100,9 @@ class Batch:
             for name, value in vars(self).items()
             if isinstance(value, Tensor | KeyedJaggedTensor)
         }
-        parts = {name: part.to(device) for name in ("history", "teacher") if (part := getattr(self, name)) is not None}
+        parts = {
+            name: part.to(device)
+            for name in ("history", "teacher")
+            if (part := getattr(self, name)) is not None
+        }
         return replace(self, **moved, **parts)

@@ -32,7 +32,11 @@ def save_model(model: Architecture, path: Path, meta: Mapping[str, Any]) -> str:
         sha256 (hex) of the file.
     """
     with atomic_path(path) as temporary:
-        save_file({n: t.contiguous() for n, t in model.state_dict().items()}, temporary, metadata={"meta": json.dumps(dict(meta), sort_keys=True)})
+        save_file(
+            {n: t.contiguous() for n, t in model.state_dict().items()},
+            temporary,
+            metadata={"meta": json.dumps(dict(meta), sort_keys=True)},
+        )
     return file_hash(path)
 
 
@@ -50,7 +54,9 @@ def load_model(model: Architecture, path: Path) -> dict[str, Any]:
         UserError: no such file, or its tensors are not those of the model.
     """
     if not path.is_file():
-        raise UserError(f"checkpoint: no file {path}. Train the model first (`distill teacher` or `distill run`).")
+        raise UserError(
+            f"checkpoint: no file {path}. Train the model first (`distill teacher` or `distill run`)."
+        )
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}
         meta = json.loads((file.metadata() or {}).get("meta", "{}"))

@@ -52,11 +52,15 @@ class Schedule:
         if config.lag < 0:
             raise UserError(f"schedule.lag: got {config.lag}, allowed: whole days >= 0")
         if not config.tune_days:
-            raise UserError("schedule.tune_days: got an empty list, allowed: at least one day, e.g. [9, 10, 11]")
+            raise UserError(
+                "schedule.tune_days: got an empty list, allowed: at least one day, e.g. [9, 10, 11]"
+            )
         for name, days in (("tune_days", config.tune_days), ("test_days", config.test_days)):
             outside = [day for day in days if not 2 <= day <= self.n_days]
             if outside:
-                raise UserError(f"schedule.{name}: got {outside}, allowed: days 2 to {self.n_days} of this data set")
+                raise UserError(
+                    f"schedule.{name}: got {outside}, allowed: days 2 to {self.n_days} of this data set"
+                )
         if config.test_days and min(config.test_days) <= max(config.tune_days):
             raise UserError(
                 f"schedule.test_days: got {list(config.test_days)}, allowed: days after the tune days "

@@ -102,7 +102,9 @@ class FeatureSchema:
     def domain_index(self, name: str) -> int:
         """Index of a domain by its name; DataError when there is none."""
         if str(name) not in self.domains:
-            raise DataError(f"domain: got '{name}', allowed: {', '.join(self.domains)}. {nearest(name, self.domains)}")
+            raise DataError(
+                f"domain: got '{name}', allowed: {', '.join(self.domains)}. {nearest(name, self.domains)}"
+            )
         return self.domains.index(str(name))
 
     def save(self, path: str | Path) -> None:
@@ -145,7 +147,9 @@ class FeatureSchema:
         domains = tuple(str(d) for d in content["domains"])
         sparse = {n: _sparse(n, v, source) for n, v in _named(content["sparse"], source, "sparse").items()}
         tasks = {n: _task(n, v, source) for n, v in _named(content["tasks"], source, "tasks").items()}
-        days = tuple(DayInfo(**_mapping(d, source, "days", ("date", "end_ms"))) for d in content.get("days") or ())
+        days = tuple(
+            DayInfo(**_mapping(d, source, "days", ("date", "end_ms"))) for d in content.get("days") or ()
+        )
         history = _mapping(content.get("history") or {}, source, "history", ("item",))
         return cls(
             name=str(content["name"]),
@@ -169,17 +173,23 @@ def _without_name(feature: SparseFeature) -> dict[str, Any]:
 
 def _named(value: Any, source: str, where: str) -> dict[str, Any]:
     if not isinstance(value, Mapping) or not value:
-        raise DataError(f"{source}: {where}: got {value!r}, allowed: a mapping of at least one name to its settings")
+        raise DataError(
+            f"{source}: {where}: got {value!r}, allowed: a mapping of at least one name to its settings"
+        )
     return {str(name): settings for name, settings in value.items()}
 
 
-def _mapping(value: Any, source: str, where: str, keys: Iterable[str], required: Iterable[str] = ()) -> dict[str, Any]:
+def _mapping(
+    value: Any, source: str, where: str, keys: Iterable[str], required: Iterable[str] = ()
+) -> dict[str, Any]:
     keys = tuple(keys)
     if not isinstance(value, Mapping):
         raise DataError(f"{source}: {where}: got {value!r}, allowed: a mapping with keys {', '.join(keys)}")
     for key in value:
         if key not in keys:
-            raise DataError(f"{source}: {where}: unknown key '{key}', allowed: {', '.join(keys)}. {nearest(key, keys)}")
+            raise DataError(
+                f"{source}: {where}: unknown key '{key}', allowed: {', '.join(keys)}. {nearest(key, keys)}"
+            )
     for key in required:
         if key not in value:
             raise DataError(f"{source}: {where}: key '{key}' is missing")
@@ -199,16 +209,26 @@ def _check(schema: FeatureSchema) -> None:
     where = schema.source or schema.name
     for feature in schema.sparse.values():
         if not isinstance(feature.size, int) or isinstance(feature.size, bool) or feature.size < 1:
-            raise DataError(f"{where}: sparse.{feature.name}.size: got {feature.size!r}, allowed: an integer >= 1")
+            raise DataError(
+                f"{where}: sparse.{feature.name}.size: got {feature.size!r}, allowed: an integer >= 1"
+            )
         if feature.group not in GROUPS:
-            raise DataError(f"{where}: sparse.{feature.name}.group: got '{feature.group}', allowed: {', '.join(GROUPS)}")
+            raise DataError(
+                f"{where}: sparse.{feature.name}.group: got '{feature.group}', allowed: {', '.join(GROUPS)}"
+            )
     for task in schema.tasks.values():
         if not isinstance(task.window_ms, int) or task.window_ms < 0:
-            raise DataError(f"{where}: tasks.{task.name}.window_ms: got {task.window_ms!r}, allowed: milliseconds >= 0")
+            raise DataError(
+                f"{where}: tasks.{task.name}.window_ms: got {task.window_ms!r}, allowed: milliseconds >= 0"
+            )
     unknown = [v for v in schema.verticals if v not in schema.domains]
     if unknown:
         raise DataError(f"{where}: verticals: got {unknown}, allowed: {', '.join(schema.domains)}")
-    for label, names in (("domains", schema.domains), ("verticals", schema.verticals), ("dense", schema.dense)):
+    for label, names in (
+        ("domains", schema.domains),
+        ("verticals", schema.verticals),
+        ("dense", schema.dense),
+    ):
         if len(set(names)) != len(names):
             raise DataError(f"{where}: {label}: a name stands twice in {list(names)}")
     if schema.item_feature not in schema.sparse:

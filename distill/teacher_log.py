@@ -175,7 +175,9 @@ class TeacherLog:
         ids = table.column("example_id").to_numpy()
         _refuse_duplicates(np.sort(ids), day)
         if ids.size != manifest.rows or (np.diff(ids) < 0).any():
-            raise LogError(f"teacher log {path}: got {ids.size} rows, the manifest says {manifest.rows} in order of id")
+            raise LogError(
+                f"teacher log {path}: got {ids.size} rows, the manifest says {manifest.rows} in order of id"
+            )
         logits = np.zeros((ids.size, len(self.tasks)), np.float32)
         for task in manifest.tasks:
             logits[:, self.tasks.index(task)] = table.column(f"logit_{task}").to_numpy()
@@ -200,7 +202,9 @@ class TeacherLog:
                     f"{nearest(task, manifest.tasks)}"
                 )
         if file_hash(path) != manifest.checksum:
-            raise LogError(f"teacher log {path}: its checksum is not the manifest's; the file was changed or cut")
+            raise LogError(
+                f"teacher log {path}: its checksum is not the manifest's; the file was changed or cut"
+            )
 
 
 def read_manifest(path: Path) -> LogManifest:
@@ -211,7 +215,9 @@ def read_manifest(path: Path) -> LogManifest:
     """
     manifest = path.with_suffix(".json")
     if not manifest.is_file() or not path.is_file():
-        raise LogError(f"teacher log: no {path.name} with its manifest in {path.parent}. Write it (`distill log`).")
+        raise LogError(
+            f"teacher log: no {path.name} with its manifest in {path.parent}. Write it (`distill log`)."
+        )
     try:
         return LogManifest(**json.loads(manifest.read_text()))
     except (TypeError, json.JSONDecodeError) as error:
@@ -242,7 +248,9 @@ def _read(path: Path) -> pa.Table:
 def _refuse_duplicates(sorted_ids: np.ndarray, day: int) -> None:
     twice = sorted_ids[1:][sorted_ids[1:] == sorted_ids[:-1]]
     if twice.size:
-        raise LogError(f"teacher log, day {day}: {twice.size} ids stand twice, the first is example_id {twice[0]}")
+        raise LogError(
+            f"teacher log, day {day}: {twice.size} ids stand twice, the first is example_id {twice[0]}"
+        )
 
 
 def _refuse_non_finite(logits: np.ndarray, example_id: np.ndarray, day: int) -> None:
@@ -252,4 +260,3 @@ def _refuse_non_finite(logits: np.ndarray, example_id: np.ndarray, day: int) -> 
             f"teacher log, day {day}: {int(bad.sum())} logits are not finite, the first on example_id "
             f"{example_id[bad][0]}. The teacher's training went wrong; look at its losses."
         )
-

@@ -145,7 +145,9 @@ def _check(config: GEMConfig, schema: FeatureSchema, features: tuple[str, ...]) 
             f"teacher.options.dim: got {config.dim}, allowed: a multiple of 4 (tables) and of heads = {config.heads}"
         )
     if config.layers < 1 or not config.mlp:
-        raise UserError("teacher.options: got no Wukong layer or no trunk, allowed: layers >= 1 and at least one mlp width")
+        raise UserError(
+            "teacher.options: got no Wukong layer or no trunk, allowed: layers >= 1 and at least one mlp width"
+        )
     if config.history_length and schema.item_feature not in features:
         raise UserError(
             f"teacher.features: '{schema.item_feature}' is missing; the history's items share its table. Add it or "

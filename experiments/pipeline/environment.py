@@ -9,7 +9,17 @@ import platform
 import subprocess
 from pathlib import Path
 
-PACKAGES = ("gem-distill", "torch", "torchrec", "fbgemm-gpu", "lightning", "omegaconf", "wandb", "pyarrow", "numpy")
+PACKAGES = (
+    "gem-distill",
+    "torch",
+    "torchrec",
+    "fbgemm-gpu",
+    "lightning",
+    "omegaconf",
+    "wandb",
+    "pyarrow",
+    "numpy",
+)
 ROOT = Path(__file__).resolve().parents[2]
 TEST_READS = ROOT / "experiments" / "results" / "test_reads.csv"
 

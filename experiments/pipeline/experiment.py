@@ -44,7 +44,9 @@ class Experiment:
             return None
         inputs = _inputs("teacher", self.config.teacher)
         name = self.config.teacher.name
-        return Cell(self.config.name, name, "teacher", ALL, self.config.schedule.kind, inputs, "direct", 0, NONE)
+        return Cell(
+            self.config.name, name, "teacher", ALL, self.config.schedule.kind, inputs, "direct", 0, NONE
+        )
 
     @property
     def student_cells(self) -> dict[Cell, StudentConfig]:

@@ -65,7 +65,8 @@ def run_floor(experiment: Experiment, progress: Progress) -> None:
         train = [day for day in days if 1 < day.number < first_scored]
         scored = [day for day in days if day.number >= first_scored]
         logits = np.stack(
-            [_fit_predict(train, scored, inputs, task) for task in range(len(experiment.data.schema.tasks))], axis=1
+            [_fit_predict(train, scored, inputs, task) for task in range(len(experiment.data.schema.tasks))],
+            axis=1,
         )
         bar.advance(1)
     predictions = _predictions(experiment, scored, logits)
@@ -80,7 +81,13 @@ def _read(data: DataSet, number: int) -> _Day:
     user, domain = block.user_id.numpy(), block.domain.numpy()
     ids = np.concatenate([block.single.numpy(), (user * len(data.schema.domains) + domain)[None]])
     return _Day(
-        number, block.example_id.numpy(), user, block.timestamp.numpy(), domain, ids, data.outcomes(number).labels
+        number,
+        block.example_id.numpy(),
+        user,
+        block.timestamp.numpy(),
+        domain,
+        ids,
+        data.outcomes(number).labels,
     )
 
 
@@ -126,7 +133,9 @@ def _fit_predict(
     y = np.concatenate([day.labels[:, task] for day in train])
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
     model.fit(x[y != UNKNOWN], y[y != UNKNOWN])
-    return model.decision_function(np.concatenate([inputs[day.number][task] for day in scored])).astype(np.float32)
+    return model.decision_function(np.concatenate([inputs[day.number][task] for day in scored])).astype(
+        np.float32
+    )
 
 
 def _predictions(experiment: Experiment, days: list[_Day], logits: np.ndarray) -> Predictions:

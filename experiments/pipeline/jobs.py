@@ -1,4 +1,4 @@
-"""The three kinds of work on one seed: train the teacher, write its log, train one student. Each leaves a report last."""
+"""The three kinds of work on one seed: train the teacher, write its log, train one student."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def is_done(experiment: Experiment, cell: Cell, seed: int) -> bool:
     if not path.is_file() or not prediction_path(experiment.folder, cell, seed).is_file():
         return False
     report = json.loads(path.read_text())
-    return report["config_hash"] == experiment.config_hash and report["last_day"] == experiment.schedule.last_day
+    return (
+        report["config_hash"] == experiment.config_hash and report["last_day"] == experiment.schedule.last_day
+    )
 
 
 def train_teacher(experiment: Experiment, seed: int, progress: Progress) -> None:
@@ -53,7 +55,18 @@ def train_teacher(experiment: Experiment, seed: int, progress: Progress) -> None
     def snapshot(day: int) -> None:
         save_model(model, experiment.snapshot(seed, day), {"trained_through": day, "seed": seed})
 
-    _train(experiment, cell, seed, model, {}, config.optimizer, experiment.schedule.teacher_plan(), None, progress, snapshot)
+    _train(
+        experiment,
+        cell,
+        seed,
+        model,
+        {},
+        config.optimizer,
+        experiment.schedule.teacher_plan(),
+        None,
+        progress,
+        snapshot,
+    )
 
 
 def write_log(experiment: Experiment, seed: int, progress: Progress) -> None:
@@ -86,7 +99,11 @@ def train_student(
     model = build_model("student", student, optimizer, schema, seed, experiment.base)
     sets = experiment.config.channels.get(cell.channel, {})
     channels = build_channels(sets, model, seed)
-    log = teacher_log(experiment, seed, model.tasks) if any(c.needs_teacher for c in channels.values()) else None
+    log = (
+        teacher_log(experiment, seed, model.tasks)
+        if any(c.needs_teacher for c in channels.values())
+        else None
+    )
     plan = experiment.schedule.student_plan()
     _train(experiment, cell, seed, model, channels, optimizer, plan, log, progress, lambda day: None)
 
@@ -158,7 +175,9 @@ def first_rates(data: DataSet, day: int, domains: Sequence[str] | None) -> dict[
     Returns:
         Task to float64 [D].
     """
-    rates = {task: torch.from_numpy(of_task) for task, of_task in data.base_rates([day], matured=True).items()}
+    rates = {
+        task: torch.from_numpy(of_task) for task, of_task in data.base_rates([day], matured=True).items()
+    }
     if domains is None:
         return rates
     seen = torch.zeros(len(data.schema.domains), dtype=torch.bool)
@@ -175,7 +194,11 @@ def rows_of(data: DataSet, days: Sequence[int], domains: Sequence[str] | None) -
 
 
 def _streams(
-    experiment: Experiment, model: Architecture, batch_size: int, domains: Sequence[str] | None, log: TeacherLog | None
+    experiment: Experiment,
+    model: Architecture,
+    batch_size: int,
+    domains: Sequence[str] | None,
+    log: TeacherLog | None,
 ) -> Callable[[int, bool], IterableDataset]:
     def days(day: int, training: bool) -> IterableDataset:
         return DayStream(

@@ -46,7 +46,9 @@ def run_jobs(jobs: Sequence[Job], title: str, workers: int, progress: Progress) 
         for job in jobs:
             job.function(*job.arguments, progress=progress)
         return
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # Imports take seconds; the server does them once, and every process of every pool starts from there.
+    multiprocessing.set_forkserver_preload(["experiments.pipeline.run"])
     counter = context.Value("q", 0)
     with (
         progress.task(title, total=sum(job.examples for job in jobs), unit="examples") as bar,

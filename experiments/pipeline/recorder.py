@@ -46,7 +46,9 @@ class PredictionRecorder:
             final = final_labels(experiment.data, int(number), example_id[rows])
             for task in tasks:
                 labels[task][rows] = final[:, experiment.data.schema.task_names.index(task)]
-        split = np.array([SPLITS.index(experiment.schedule.split(d)) for d in range(int(day.max()) + 1)], np.int8)
+        split = np.array(
+            [SPLITS.index(experiment.schedule.split(d)) for d in range(int(day.max()) + 1)], np.int8
+        )
         return Predictions(
             example_id=example_id,
             user_id=self.column("user_id"),
@@ -74,5 +76,7 @@ def final_labels(data: DataSet, day: int, example_id: np.ndarray) -> np.ndarray:
     outcomes = data.outcomes(day)
     order = np.argsort(outcomes.example_id)
     place = order[np.searchsorted(outcomes.example_id, example_id, sorter=order)]
-    assert (outcomes.example_id[place] == example_id).all(), f"day {day} was recorded with examples it does not hold"
+    assert (outcomes.example_id[place] == example_id).all(), (
+        f"day {day} was recorded with examples it does not hold"
+    )
     return outcomes.labels[place]

@@ -20,7 +20,7 @@ from experiments.pipeline.environment import trace_test_read, versions
 from experiments.pipeline.experiment import Experiment
 from experiments.pipeline.floor import run_floor
 from experiments.pipeline.pool import Job, default_workers, run_jobs
-from experiments.pipeline.scoring import predicted_cells, score
+from experiments.pipeline.scoring import predicted_cells, score, write_metrics
 from experiments.pipeline.status import RunStatus
 from experiments.tracking import Tracker, open_tracker
 
@@ -77,7 +77,8 @@ def _teachers(experiment: Experiment, tracker: Tracker, progress: Progress) -> N
 def _logs(experiment: Experiment, tracker: Tracker, progress: Progress) -> None:
     if experiment.teacher_cell is None:
         return
-    work = [Job(write_log_job, (experiment, seed), 0) for seed in experiment.config.seeds]
+    rows = sum(experiment.data.rows_per_day[day] for day in experiment.schedule.logged_days())
+    work = [Job(write_log_job, (experiment, seed), rows) for seed in experiment.config.seeds]
     _run(experiment, work, "teacher log", progress)
     for seed in experiment.config.seeds:
         jobs.check_log(experiment, seed)
@@ -98,6 +99,7 @@ def _scores(experiment: Experiment, tracker: Tracker, progress: Progress) -> Non
     if experiment.config.floor:
         run_floor(experiment, progress)
     sources = predicted_cells(experiment, experiment.config.seeds)
+    write_metrics(experiment, sources)
     with progress.task("scores and transfer ratios"):
         score(experiment, sources)
     with progress.task("W&B runs", total=len(sources), unit="runs") as bar:
@@ -134,7 +136,7 @@ def train_student_job(experiment: Experiment, cell: Cell, seed: int, progress: P
 
 def _compute(experiment: Experiment) -> None:
     """Registries and threads of a fresh process."""
-    import experiments.catalog  # noqa: F401, PLC0415  fills the registries
+    import experiments.catalog  # noqa: F401  fills the registries
 
     torch.set_num_threads(experiment.config.threads)
 

@@ -1,4 +1,4 @@
-"""Does the run make sense? The teacher must beat the floor, every model its constant. Words for the run's last lines."""
+"""Does the run make sense? The teacher must beat the floor, every model its constant."""
 
 from __future__ import annotations
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 from distill.cells import write_cells
 from distill.errors import UserError
+from distill.files import atomic_path
 from distill.predictions import CellPredictions, prediction_path
 from distill.rates import RateCounter, Rates
 from distill.results import Row, write_results
@@ -70,6 +73,20 @@ def predicted_cells(experiment: Experiment, seeds: list[int]) -> list[CellPredic
     ]
 
 
+def write_metrics(experiment: Experiment, sources: list[CellPredictions]) -> None:
+    """Write metrics.jsonl: one line a cell, seed and trained day, with mean losses, examples seen and seconds."""
+    with atomic_path(experiment.folder / "metrics.jsonl") as temporary, temporary.open("w") as file:
+        for source in _trained(sources):
+            for seed in source.seeds:
+                for day in read_report(experiment, source.cell, seed)["days"]:
+                    line = {"cell_id": source.cell.cell_id, "seed": seed} | day
+                    file.write(json.dumps(line) + "\n")
+
+
+def _trained(sources: list[CellPredictions]) -> list[CellPredictions]:
+    return [source for source in sources if source.cell.role != FLOOR]
+
+
 def _truth(experiment: Experiment) -> Truth | None:
     if not (experiment.data.folder / "truth").is_dir():
         return None
@@ -80,7 +97,7 @@ def _truth(experiment: Experiment) -> Truth | None:
 def _timing(experiment: Experiment, sources: list[CellPredictions]) -> dict[str, dict[str, dict[str, float]]]:
     """cell_id -> seed -> seconds, cpu_seconds, examples, parameters."""
     timing: dict[str, dict[str, dict[str, float]]] = {}
-    for source in (source for source in sources if source.cell.role != FLOOR):
+    for source in _trained(sources):
         for seed in source.seeds:
             report = read_report(experiment, source.cell, seed)
             timing.setdefault(source.cell.cell_id, {})[str(seed)] = {

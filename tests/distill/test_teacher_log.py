@@ -16,10 +16,17 @@ TASKS = ("click", "conversion")
 
 
 def manifest(**change):
-    facts = dict(
-        teacher="gem", checkpoint="c" * 64, trained_through=7, day=9, lag=1, data_fingerprint="f" * 64, schema="s",
-        tasks=list(TASKS), rows=0,
-    )  # fmt: skip
+    facts = {
+        "teacher": "gem",
+        "checkpoint": "c" * 64,
+        "trained_through": 7,
+        "day": 9,
+        "lag": 1,
+        "data_fingerprint": "f" * 64,
+        "schema": "s",
+        "tasks": list(TASKS),
+        "rows": 0,
+    }
     return LogManifest(**(facts | change))
 
 

@@ -72,7 +72,9 @@ def test_last_events_of_an_empty_batch_of_histories():
     assert last_events(torch.empty(0, 3), torch.zeros(3, dtype=torch.int64), 2).eq(0).all()
 
 
-@pytest.mark.parametrize(("ms", "bucket"), [(1, 0), (999, 0), (1000, 1), (1999, 1), (2000, 2), (4_000, 3), (2**62, 31)])
+@pytest.mark.parametrize(
+    ("ms", "bucket"), [(1, 0), (999, 0), (1000, 1), (1999, 1), (2000, 2), (4_000, 3), (2**62, 31)]
+)
 def test_ages_fall_into_doubling_buckets(ms, bucket):
     assert age_bucket(torch.tensor([ms])).item() == bucket
 
@@ -80,7 +82,7 @@ def test_ages_fall_into_doubling_buckets(ms, bucket):
 def test_event_token_tells_surface_outcome_and_age_apart():
     torch.manual_seed(0)
     encoder = EventEncoder(DIM, domains=3, tasks=2)
-    base = dict(item=0, time=1_000, domain=0, labels=[0, 0])
+    base = {"item": 0, "time": 1_000, "domain": 0, "labels": [0, 0]}
     others = [{"domain": 1}, {"labels": [1, 0]}, {"labels": [0, 1]}, {"labels": [0, -1]}, {"time": 900_000}]
     events = [base] + [base | other for other in others]
     batch = Events(
