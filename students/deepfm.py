@@ -23,13 +23,11 @@ FIRST_ORDER_SCALE = 0.5
 class DeepFM(Student):
     """Logit = first order + second order + MLP; the serving heads weigh the three, by 1 at the start.
 
-    An id's first-order weights, one for each task, are extra columns of its row, so that no second look-up is
-    needed. The row-wise AdaGrad then has one moment for both, and the first-order weight's gradient, larger
-    by far, would slow the embedding down: the column enters times 0.5. On simulated clicks with true
-        first-order
-    effects this was as good as a table of its own at its best learning rate, and clearly better than the
-    linear form w . e (FwFM, arXiv 1806.03514), which was no better than no first order. Dense features enter
-    the first order and the MLP.
+    An id's first-order weights, one for each task, are extra columns of its row: no second look-up is needed.
+    The row-wise AdaGrad then has one moment for both, and the first-order weight's gradient, larger by far,
+    would slow the embedding down; so the columns enter times 0.5. At its best learning rate this is as good
+    as a table of its own, where the linear form w . e (FwFM, arXiv 1806.03514) is no better than no first
+    order at all (experiments/benchmarks/first_order.py). Dense features enter the first order and the MLP.
 
     Args:
         config: sizes.

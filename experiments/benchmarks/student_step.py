@@ -107,7 +107,8 @@ def measure(step: Step, repeats: int) -> dict[str, float]:
 
 
 def measure_mlp(width: int, batch: int, repeats: int) -> float:
-    """Lower quartile in ms of a step of the plain MLP 256-128 with one head: what every student contains at least."""
+    """Lower quartile in ms of a step of the plain MLP 256-128 with one head: what every student contains at
+    least."""
     layers = [nn.Linear(width, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 1)]
     network = nn.Sequential(*layers)
     adam = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
