@@ -49,17 +49,16 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def trace_test_read(config_hash: str, reason: str, path: Path = TEST_READS) -> None:
-    """Append a line for a reading of the test days (PROTOCOL.md, "Choosing and testing").
+def trace_test_read(config_hash: str, reason: str) -> None:
+    """Append a line to TEST_READS for a reading of the test days (PROTOCOL.md, "Choosing and testing").
 
     Args:
         config_hash: of the experiment.
         reason: why; the user's text.
-        path: the trace.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with path.open("a", newline="") as file:
+    TEST_READS.parent.mkdir(parents=True, exist_ok=True)
+    new = not TEST_READS.exists()
+    with TEST_READS.open("a", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         if new:
             writer.writerow(["time", "git_commit", "config_hash", "reason"])

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from distill.predictions import prediction_path, write_predictions
 from distill.progress import Progress
 from distill.protocols import Architecture, Channel
 from distill.schedule import DayPlan
+from distill.seeding import seeded
 from distill.stream import DayStream
 from distill.teacher_log import LogManifest, TeacherLog, day_is_logged, write_day
 from distill.training import DayCallback, DayData, fit, predict
@@ -40,10 +42,20 @@ def is_done(experiment: Experiment, cell: Cell, seed: int) -> bool:
     path = experiment.checkpoint_folder(cell, seed) / REPORT
     if not path.is_file() or not prediction_path(experiment.folder, cell, seed).is_file():
         return False
+    if cell == experiment.teacher_cell and not all(
+        path.is_file() for path in _needed_snapshots(experiment, seed)
+    ):
+        return False
     report = json.loads(path.read_text())
+    # A final run has predicted the tune days on its way to the test days.
     return (
-        report["config_hash"] == experiment.config_hash and report["last_day"] == experiment.schedule.last_day
+        report["config_hash"] == experiment.config_hash and report["last_day"] >= experiment.schedule.last_day
     )
+
+
+def _needed_snapshots(experiment: Experiment, seed: int) -> list[Path]:
+    throughs = [experiment.schedule.snapshot_for(day) for day in experiment.schedule.logged_days()]
+    return [experiment.snapshot(seed, through) for through in throughs if through is not None]
 
 
 def train_teacher(experiment: Experiment, seed: int, progress: Progress) -> None:
@@ -69,25 +81,35 @@ def train_teacher(experiment: Experiment, seed: int, progress: Progress) -> None
     )
 
 
-def write_log(experiment: Experiment, seed: int, progress: Progress) -> None:
-    """Write every day of the teacher log that students read; a day that stands there already is kept."""
-    config, schedule = experiment.config.teacher, experiment.schedule
-    assert config is not None
-    model = build_model("teacher", config, config.optimizer, experiment.data.schema, seed, experiment.base)
-    loaded = None
+def days_to_log(experiment: Experiment, seed: int) -> dict[int, int]:
+    """What is missing in the teacher log: day to the day through which its snapshot was trained.
+
+    Raises:
+        UserError: a snapshot does not exist.
+    """
+    schedule, missing = experiment.schedule, {}
     for day in schedule.logged_days():
         through = schedule.snapshot_for(day)
         assert through is not None
         path = experiment.snapshot(seed, through)
         if not path.is_file():
             raise UserError(f"teacher log: no snapshot {path}. Train the teacher first (`distill teacher`).")
-        checkpoint = file_hash(path)
-        if day_is_logged(experiment.log_folder(seed), day, checkpoint, experiment.data.fingerprint):
-            continue
+        if not day_is_logged(experiment.log_folder(seed), day, file_hash(path), experiment.data.fingerprint):
+            missing[day] = through
+    return missing
+
+
+def write_log(experiment: Experiment, seed: int, progress: Progress) -> None:
+    """Write every day of the teacher log that students read; a day that stands there already is kept."""
+    config = experiment.config.teacher
+    assert config is not None
+    model = build_model("teacher", config, config.optimizer, experiment.data.schema, seed, experiment.base)
+    loaded = None
+    for day, through in days_to_log(experiment, seed).items():
         if loaded != through:
-            load_model(model, path)
+            load_model(model, experiment.snapshot(seed, through))
             loaded = through
-        _log_day(experiment, seed, model, config, day, through, checkpoint, progress)
+        _log_day(experiment, seed, model, config, day, through, progress)
 
 
 def train_student(
@@ -135,6 +157,9 @@ def _train(
     started = time.perf_counter(), time.process_time()
     data = experiment.data
     domains = None if cell.vertical == ALL else [cell.vertical]
+    rows = rows_of(data, sorted({*plan.train, *plan.predicted}), domains)
+    plan = plan.only([day for day, count in rows.items() if count])
+    _refuse_unscored(experiment, cell, plan)
     rates = first_rates(data, plan.train[0], domains)
     for part in (model, *channels.values()):
         part.set_base_rates(rates)
@@ -142,8 +167,9 @@ def _train(
     module = DistillModule(model, channels, optimizer, recorder)
     days = _streams(experiment, model, optimizer.batch_size, domains, log)
     title = f"{cell.model} {cell.vertical} {cell.channel} seed {seed}"
-    callback = DayCallback(plan, progress, rows_of(data, plan.train, domains), title, after_day)
-    reports = fit(module, DayData(days, plan), callback)
+    callback = DayCallback(plan, progress, rows, title, after_day)
+    with seeded(seed, "training"):  # dropout
+        reports = fit(module, DayData(days, plan), callback)
     write_predictions(
         prediction_path(experiment.folder, cell, seed), recorder.predictions(experiment, model.tasks)
     )
@@ -162,6 +188,15 @@ def _train(
     }
     with atomic_path(folder / REPORT) as temporary:
         temporary.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def _refuse_unscored(experiment: Experiment, cell: Cell, plan: DayPlan) -> None:
+    for split, days in experiment.schedule.scored_days.items():
+        if not set(days) & set(plan.predicted):
+            raise UserError(
+                f"student '{cell.model}': vertical '{cell.vertical}' has no rows to predict on the {split} days "
+                f"{days}. Leave the vertical out, or choose other days."
+            )
 
 
 def first_rates(data: DataSet, day: int, domains: Sequence[str] | None) -> dict[str, Tensor]:
@@ -222,7 +257,6 @@ def _log_day(
     config: TeacherConfig,
     day: int,
     through: int,
-    checkpoint: str,
     progress: Progress,
 ) -> None:
     recorder = PredictionRecorder()
@@ -233,7 +267,7 @@ def _log_day(
         bar.advance(experiment.data.rows_per_day[day])
     manifest = LogManifest(
         teacher=config.name,
-        checkpoint=checkpoint,
+        checkpoint=file_hash(experiment.snapshot(seed, through)),
         trained_through=through,
         day=day,
         lag=day - 1 - through,
@@ -246,7 +280,7 @@ def _log_day(
 
 
 def check_log(experiment: Experiment, seed: int) -> None:
-    """Refuse a log that holds other rows than the data set, or a task the students ask for in vain."""
+    """Refuse a log that holds other rows than the data set."""
     log = teacher_log(experiment, seed, ())
     for day in experiment.schedule.logged_days():
         log.check_rows(day, experiment.data.outcomes(day).example_id)

@@ -65,13 +65,25 @@ def open_experiment(loaded: LoadedConfig, final: bool, progress: Progress) -> Ex
     return Experiment(loaded.config, loaded.config_hash, loaded.base, data, schedule)
 
 
+def run_cells(
+    experiment: Experiment, cells: Sequence[Cell], progress: Progress, title: str = "students"
+) -> None:
+    """Train what is not done yet of some cells, all seeds, as many at once as there are workers."""
+    work = [
+        _job(experiment, cell, seed)
+        for cell in cells
+        for seed in experiment.config.seeds
+        if not jobs.is_done(experiment, cell, seed)
+    ]
+    # The longest first, so that no process is left alone with one at the end.
+    _run(experiment, sorted(work, key=lambda job: -job.examples), title, progress)
+
+
 def _teachers(experiment: Experiment, tracker: Tracker, progress: Progress) -> None:
     cell = experiment.teacher_cell
-    if cell is None:
-        return
-    todo = [seed for seed in experiment.config.seeds if not jobs.is_done(experiment, cell, seed)]
-    tracker.start(cell)
-    _run(experiment, [_job(experiment, train_teacher_job, None, seed) for seed in todo], "teacher", progress)
+    if cell is not None:
+        tracker.start(cell)
+        run_cells(experiment, [cell], progress, "teacher")
 
 
 def _logs(experiment: Experiment, tracker: Tracker, progress: Progress) -> None:
@@ -85,14 +97,9 @@ def _logs(experiment: Experiment, tracker: Tracker, progress: Progress) -> None:
 
 
 def _students(experiment: Experiment, tracker: Tracker, progress: Progress) -> None:
-    work = []
     for cell in experiment.student_cells:
         tracker.start(cell)
-        for seed in experiment.config.seeds:
-            if not jobs.is_done(experiment, cell, seed):
-                work.append(_job(experiment, train_student_job, cell, seed))
-    # The longest first, so that no process is left alone with one at the end.
-    _run(experiment, sorted(work, key=lambda job: -job.examples), "students", progress)
+    run_cells(experiment, list(experiment.student_cells), progress)
 
 
 def _scores(experiment: Experiment, tracker: Tracker, progress: Progress) -> None:
@@ -141,13 +148,13 @@ def _compute(experiment: Experiment) -> None:
     torch.set_num_threads(experiment.config.threads)
 
 
-def _job(experiment: Experiment, function: Callable[..., None], cell: Cell | None, seed: int) -> Job:
+def _job(experiment: Experiment, cell: Cell, seed: int) -> Job:
     data, schedule = experiment.data, experiment.schedule
-    if cell is None:
+    if cell == experiment.teacher_cell:
         rows = jobs.rows_of(data, schedule.teacher_plan().train, None)
-        return Job(function, (experiment, seed), sum(rows.values()))
+        return Job(train_teacher_job, (experiment, seed), sum(rows.values()))
     rows = jobs.rows_of(data, schedule.student_plan().train, [cell.vertical])
-    return Job(function, (experiment, cell, seed), sum(rows.values()))
+    return Job(train_student_job, (experiment, cell, seed), sum(rows.values()))
 
 
 def _run(experiment: Experiment, work: list[Job], title: str, progress: Progress) -> None:

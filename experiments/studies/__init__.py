@@ -1,0 +1,1 @@
+"""Studies: commands that answer one question each, with committed tables. Not tests."""
