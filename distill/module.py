@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import lightning as L
@@ -54,22 +54,24 @@ class DistillModule(L.LightningModule):
         self.sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
         self.steps = 0
         self.examples = 0
-        self._batch: Batch | None = None
+        self._steps_before = 0
+        self._at: tuple[Batch, int] | None = None
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        self._batch = batch
+        self._at = batch, index
         output = self.model(batch)
         mask = batch.label_mask[:, self.task_index]
         loss = label_loss(output.logits, batch.labels[:, self.task_index], mask)
+        self._refuse_non_finite(loss)  # before a channel takes a step of its own
         self._count("loss_labels", loss)
-        for name, channel in self._channels():
+        for name, channel in self.channels.items():
+            assert isinstance(channel, Channel)
             channel.step(output, batch)
             extra, logs = channel.loss(output, batch, self.model)
             loss = loss + extra
             for key, value in logs.items():
                 self._count(f"{name}/{key}", value)
-        if not torch.isfinite(loss):
-            raise NonFiniteError(f"loss is {loss.item()} {self._where(index)}; nothing was updated. {_ADVICE}")
+        self._refuse_non_finite(loss)
         self.steps += 1
         self.examples += len(batch)
         return loss
@@ -78,14 +80,18 @@ class DistillModule(L.LightningModule):
         try:
             loss.backward(*args, **kwargs)
         except FloatingPointError as error:
-            raise NonFiniteError(f"{error} {self._where(self.steps - 1)}; nothing was updated. {_ADVICE}") from error
+            raise NonFiniteError(f"{error} {self._place()}; nothing was updated. {_ADVICE}") from error
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if self.settings.clip_norm > 0:
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            norm = torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm)
+        if not self.settings.clip_norm:
+            return
+        # Each part by itself: a channel's own gradient must not shrink the student's.
+        for part in (self.model, *self.channels.values()):
+            norm = torch.nn.utils.clip_grad_norm_(dense_parameters(part), self.settings.clip_norm)
             if not torch.isfinite(norm):
-                raise NonFiniteError(f"norm of the dense gradient is {norm.item()} {self._where(self.steps - 1)}")
+                raise NonFiniteError(
+                    f"norm of the dense gradient is {norm.item()} {self._place()}. {_ADVICE}"
+                )
 
     def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> None:
         self.recorder.add(batch, self.model(batch).logits)
@@ -98,26 +104,22 @@ class DistillModule(L.LightningModule):
 
     def take_means(self) -> dict[str, float]:
         """Means of what was logged since the last call, over steps."""
-        means = {name: (total / max(self._counted, 1)).item() for name, total in self.sums.items()}
+        steps = self.steps - self._steps_before
+        means = {name: (total / steps).item() for name, total in self.sums.items()}
         self.sums.clear()
-        self._counted_from = self.steps
+        self._steps_before = self.steps
         return means
-
-    _counted_from = 0
-
-    @property
-    def _counted(self) -> int:
-        return self.steps - self._counted_from
-
-    def _channels(self) -> Sequence[tuple[str, Channel]]:
-        return [(name, channel) for name, channel in self.channels.items() if isinstance(channel, Channel)]
 
     def _count(self, name: str, value: Tensor) -> None:
         self.sums[name] = self.sums[name] + value.detach()
 
-    def _where(self, index: int) -> str:
-        batch = self._batch
-        assert batch is not None
+    def _refuse_non_finite(self, loss: Tensor) -> None:
+        if not torch.isfinite(loss):
+            raise NonFiniteError(f"loss is {loss.item()} {self._place()}; nothing was updated. {_ADVICE}")
+
+    def _place(self) -> str:
+        assert self._at is not None
+        batch, index = self._at
         return f"on day {batch.day}, batch {index} (examples {batch.example_id[0].item()} and following)"
 
 

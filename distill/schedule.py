@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from distill.config import ScheduleConfig
@@ -26,6 +26,22 @@ class DayPlan:
     @property
     def predicted(self) -> tuple[int, ...]:
         return tuple(day for days in self.predict_after.values() for day in days)
+
+    def only(self, days: Collection[int]) -> DayPlan:
+        """The same way without the days on which a surface has no rows.
+
+        Args:
+            days: those that have rows. A day that was to be predicted after one of the others is predicted after
+                the day trained on before; without such a day it stays unpredicted.
+        """
+        predict_after: dict[int, tuple[int, ...]] = {}
+        last = None
+        for day in self.train:
+            if day in days:
+                last, predict_after[day] = day, ()
+            if last is not None:
+                predict_after[last] += tuple(d for d in self.predict_after.get(day, ()) if d in days)
+        return DayPlan(tuple(predict_after), predict_after)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,24 +84,28 @@ class DayCallback(L.Callback):
     title: str
     after_day: Callable[[int], None] = lambda day: None
     reports: list[DayReport] = field(default_factory=list)
+    _open: ExitStack = field(default_factory=ExitStack)
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         day = self.plan.train[trainer.current_epoch]
-        self._task = self.progress.task(f"{self.title} day {day}", total=self.rows.get(day), unit="examples")
-        self._bar = self._task.__enter__()
+        task = self.progress.task(f"{self.title} day {day}", total=self.rows.get(day), unit="examples")
+        self._bar = self._open.enter_context(task)
         self._started = _clocks()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         self._bar.advance(len(batch))
+        if trainer.is_last_batch:  # the end of the epoch would be too late: validation runs inside it
+            assert isinstance(module, DistillModule)
+            self._end(self.plan.train[trainer.current_epoch], module)
 
-    def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """The day is trained: Lightning validates inside the epoch, before its own end-of-epoch hook."""
-        assert isinstance(module, DistillModule)
-        day = self.plan.train[trainer.current_epoch]
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        self._open.__exit__(type(exception), exception, exception.__traceback__)
+
+    def _end(self, day: int, module: DistillModule) -> None:
         wall, cpu = (now - then for now, then in zip(_clocks(), self._started, strict=True))
-        self._task.__exit__(None, None, None)
+        self._open.close()
         self.reports.append(DayReport(day, module.examples, module.take_means(), wall, cpu))
         self.after_day(day)
 
@@ -116,8 +120,12 @@ def fit(module: DistillModule, data: DayData, callback: DayCallback) -> list[Day
 
     Returns:
         One report a trained day.
+
+    Raises:
+        NonFiniteError: a loss or gradient that is not finite.
+        KeyboardInterrupt: Ctrl-C.
     """
-    with _quiet():
+    with _quiet(), _own_interrupt():
         trainer = _trainer(max_epochs=len(data.plan.train), callbacks=[callback])
         trainer.fit(module, datamodule=data)
     return callback.reports
@@ -130,7 +138,7 @@ def predict(module: DistillModule, streams: list[IterableDataset]) -> None:
         module: holds model and recorder.
         streams: days to predict.
     """
-    with _quiet():
+    with _quiet(), _own_interrupt():
         _trainer().validate(module, dataloaders=[_loader(stream) for stream in streams], verbose=False)
 
 
@@ -158,9 +166,22 @@ def _clocks() -> tuple[float, float]:
 
 
 @contextmanager
+def _own_interrupt() -> Iterator[None]:
+    """Lightning answers Ctrl-C by leaving the process; here it stays an interrupt, so that callers can act on it."""
+    try:
+        yield
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from stop
+        raise
+
+
+@contextmanager
 def _quiet() -> Iterator[None]:
     """Without Lightning's advice: worker processes (a day's stream needs none), its tips, its own outdated calls."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero")]
+    loggers = [
+        logging.getLogger(name) for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero")
+    ]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)
@@ -176,6 +197,7 @@ def _quiet() -> Iterator[None]:
 
 _ADVICE = (
     ".*does not have many workers.*",
+    ".*Total length of `list` across ranks is zero.*",  # a day after which nothing is predicted
     ".*`IterableDataset` has `__len__` defined.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
 )
