@@ -56,7 +56,6 @@ class World:
         return (
             KeyedJaggedTensor.from_lengths_sync(list(SIZES), torch.cat(list(ids.values())), lengths),
             clicks,
-            logits,
         )
 
 
