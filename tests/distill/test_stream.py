@@ -116,6 +116,14 @@ def test_planted_leak_label_known_only_after_the_day_is_masked(tmp_path: Path) -
     assert batch.labels[:4, 0].tolist() == [1.0, 1.0, 0.0, 1.0]
 
 
+def test_planted_leak_early_positive_waits_for_its_window_too(tmp_path: Path) -> None:
+    # Else the mask would tell which of the late rows convert: those that are known already.
+    table = day_table(1, timestamp=[*range(0, 800, 100), 950, 951], label_order=[0] * 8 + [1, 0])
+    table = table.append_column("matures_order", [[0] * 8 + [955, 1051]])
+    batch = next(iter(stream(write_one_day(tmp_path / "d", table), batch_size=10)))
+    assert batch.label_mask[8:, 1].tolist() == [False, False]
+
+
 def test_label_that_is_not_known_is_masked(shared: DataSet) -> None:
     mask = next(iter(stream(shared, batch_size=10))).label_mask
     assert mask[:, 0].all()

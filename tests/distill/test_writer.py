@@ -108,6 +108,16 @@ def test_extra_events_come_before_the_rows(tmp_path: Path) -> None:
     assert events.labels.tolist() == [[1, -1], [0, 0], [1, 1], [0, 0]]
 
 
+def test_labels_of_extra_events_wait_for_their_window(tmp_path: Path) -> None:
+    with writer(tmp_path / "d") as out:
+        out.write_day(1, day_table(1))
+        one = np.array([4])
+        out.add_events(one, np.array([-10]), one, np.array([0]), np.array([[1, 1]]), np.zeros((1, 2)))
+    store = EventStore(tmp_path / "d" / "events")
+    events = store.last(torch.tensor([4, 4]), torch.tensor([89, 90]), limit=1)
+    assert events.labels.tolist() == [[1, -1], [1, 1]]
+
+
 def test_truth_lies_beside_the_days(tmp_path: Path) -> None:
     with writer(tmp_path / "d") as out:
         out.write_day(1, day_table(1))
