@@ -18,7 +18,9 @@ def add_debug(parser: argparse.ArgumentParser, default: bool | str = argparse.SU
     )
 
 
-def add_set(parser: argparse.ArgumentParser) -> None:
+def add_set(
+    parser: argparse.ArgumentParser, examples: str = "seeds=[0,1] or students.NAME.options.dim=8"
+) -> None:
     """`--set KEY=VALUE`, as often as needed."""
     parser.add_argument(
         "--set",
@@ -26,8 +28,7 @@ def add_set(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="replace one value; KEY is dotted, students go by name (students.NAME.options.dim=8), "
-        "VALUE is YAML (seeds=[0,1]); may be repeated",
+        help=f"replace one value, such as {examples}; may be repeated",
     )
 
 

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="data_verb", metavar="VERB", required=True)
     simulate = verbs.add_parser("simulate", help="write a simulated data set with known truth")
     simulate.add_argument("folder", metavar="FOLDER", help="folder to make")
-    add_set(simulate)
+    add_set(simulate, "days=3 or rows_per_day=5000 (`distill ls sources simulator`)")
     add_debug(simulate)
     describe = verbs.add_parser("describe", help="print schema, rows and rates of a prepared data set")
     describe.add_argument("folder", metavar="FOLDER", help="folder of a prepared data set")

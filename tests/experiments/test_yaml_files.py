@@ -12,10 +12,13 @@ from distill.load_config import load_config, load_student
 from distill.registry import SOURCES
 from distill.schema import DayInfo, FeatureSchema, SparseFeature, Task
 from distill.sources.config import KUAIRAND_LOGS, KUAIRAND_USERS, KUAIRAND_VIDEOS
+from experiments.studies.tuning import read_tuning
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 FILES = sorted(EXPERIMENTS.rglob("*.yaml")) + sorted(EXPERIMENTS.rglob("*.yml"))
 STUDENTS = [path for path in FILES if path.parent.name == "students"]
+TUNINGS = [path for path in FILES if path.parent.name == "tuning"]
+EXPERIMENT_FILES = [path for path in FILES if path not in [*STUDENTS, *TUNINGS]]
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path not in STUDENTS], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", EXPERIMENT_FILES, ids=lambda path: path.name)
 def test_experiment(path: Path, root: Path) -> None:
     source = yaml.safe_load(path.read_text())["data"]["source"]
     overrides = [f"data.root={root}"] if "root" in SOURCES.get(source).needs else []
@@ -44,6 +47,11 @@ def test_experiment(path: Path, root: Path) -> None:
 @pytest.mark.parametrize("path", STUDENTS, ids=lambda path: path.name)
 def test_student(path: Path) -> None:
     assert load_student(path).name == path.stem
+
+
+@pytest.mark.parametrize("path", TUNINGS, ids=lambda path: path.name)
+def test_tuning(path: Path) -> None:
+    assert read_tuning(path).experiment in EXPERIMENT_FILES
 
 
 def test_the_demo_shows_what_there_is() -> None:
