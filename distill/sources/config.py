@@ -5,6 +5,7 @@ from pathlib import Path
 
 from distill.config import DataConfig
 from distill.errors import DataError
+from distill.sources.simulator_checks import check_simulator
 
 KUAIRAND_LOGS = ("log_standard_4_08_to_4_21_pure.csv", "log_standard_4_22_to_5_08_pure.csv")
 KUAIRAND_USERS = "user_features_pure.csv"
@@ -42,7 +43,8 @@ class SimulatorConfig(SourceConfig):
         conversion_rates: each surface's conversion rate given a click.
         surface_regularity: how evenly users share a surface; small values give few users who come often.
         surface_difference: how far a surface's tastes are from the shared ones, from 0 (the same) to 1 (unrelated).
-        history_events: mean events per user from before the log, as history only; the active have many times that.
+        history_events: mean events per user from before the log, with times and labels, as history only; the active
+            have several times that. `data.prehistory` has no part in this.
         history_days: days before the log over which those events are spread; 0 for no history.
         session_rows: mean rows of a session.
         gap_seconds: mean time between rows of a session.
@@ -50,7 +52,7 @@ class SimulatorConfig(SourceConfig):
         latent_width: numbers that describe a taste.
         topics: topics of items.
         interests: topics that recur in a user's sessions, one phase after the other.
-        phase_days: length of a phase; a topic comes back after about interests / 2 phases.
+        phase_days: length of a phase. Two topics are active in it, and come back after interests / 2 phases.
         intent_share: share of rows from the user's active topics; the others are what is popular.
         taste_strength: effect on the click logit of taste meeting item (standard deviation).
         preference_strength: effect on the click logit of liking a topic, a lasting trait (standard deviation).
@@ -63,7 +65,7 @@ class SimulatorConfig(SourceConfig):
         taste_drift: share of a taste that is new each day, as a standard deviation.
         popularity_drift: daily step of the logarithm of popularity, of items and of topics.
         rate_drift: daily step of each surface's base logit.
-        volume_drift: daily step of the logarithm of the number of rows.
+        volume_spread: standard deviation of the logarithm of a day's rows.
         new_users: share of users who first come during the log.
         evergreen: share of items that live throughout.
         item_life_days: mean life of the other items.
@@ -77,36 +79,36 @@ class SimulatorConfig(SourceConfig):
     start_date: str = "2026-01-01"
     days: int = 14
     rows_per_day: int = 15_900
-    users: int = 27_000
-    items: int = 9_000
+    users: int = 26_800
+    items: int = 9_800
     surfaces: list[str] = field(default_factory=lambda: ["feed", "explore", "stories", "search", "inbox"])
     surface_shares: list[float] = field(default_factory=lambda: [0.788, 0.092, 0.062, 0.026, 0.032])
     click_rates: list[float] = field(default_factory=lambda: [0.494, 0.086, 0.596, 0.151, 0.481])
     conversion_rates: list[float] = field(default_factory=lambda: [0.704, 0.435, 0.766, 0.543, 0.728])
-    surface_regularity: list[float] = field(default_factory=lambda: [2.0, 0.6, 0.3, 0.3, 0.06])
+    surface_regularity: list[float] = field(default_factory=lambda: [2.0, 0.4, 0.5, 20.0, 0.015])
     surface_difference: float = 0.35
     history_events: float = 100.0
     history_days: int = 60
-    session_rows: float = 1.4
+    session_rows: float = 1.2
     gap_seconds: float = 60.0
     same_screen: float = 0.03
     latent_width: int = 12
-    topics: int = 24
-    interests: int = 12
-    phase_days: float = 5.0
-    intent_share: float = 0.5
-    taste_strength: float = 0.8
-    preference_strength: float = 0.9
-    intent_strength: float = 0.5
-    quality_spread: float = 0.7
-    user_spread: float = 0.4
+    topics: int = 12
+    interests: int = 8
+    phase_days: float = 7.0
+    intent_share: float = 0.6
+    taste_strength: float = 0.45
+    preference_strength: float = 1.0
+    intent_strength: float = 0.4
+    quality_spread: float = 0.9
+    user_spread: float = 0.45
     conversion_scale: float = 0.7
-    activity_spread: float = 0.85
-    popularity_spread: float = 1.7
+    activity_spread: float = 0.77
+    popularity_spread: float = 1.55
     taste_drift: float = 0.15
     popularity_drift: float = 0.08
-    rate_drift: float = 0.04
-    volume_drift: float = 0.12
+    rate_drift: float = 0.05
+    volume_spread: float = 0.12
     new_users: float = 0.08
     evergreen: float = 0.5
     item_life_days: int = 25
@@ -114,6 +116,9 @@ class SimulatorConfig(SourceConfig):
     missing: float = 0.08
     window_hours: float = 8.0
     delay_hours: float = 1.5
+
+    def __post_init__(self) -> None:
+        check_simulator(self)
 
 
 @dataclass
