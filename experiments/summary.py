@@ -37,7 +37,7 @@ class Entry:
 
     Attributes:
         rows: at least one; they differ in seed and scores alone.
-        label: its name beside the others: `teacher`, or the channel, with its route where routes differ.
+        label: its name beside the others: `teacher`, or the channel, with its route where it has several.
         gains: measure to L_none - L_x; empty for `none` itself and on pooled rows.
     """
 
@@ -87,7 +87,7 @@ class Panel:
     Attributes:
         vertical: a vertical's name or "pooled".
         task: which outcome.
-        model: the student, with the conditions that differ in the run; empty where only teachers are scored.
+        model: the student, with its conditions where it has several; empty where only teachers are scored.
         entries: `none`, the other channels, teachers.
     """
 
@@ -153,9 +153,9 @@ def channel_order(names: Iterable[str]) -> list[str]:
 
 
 def conditions(run: RecordedRun, row: Row, names: Iterable[str]) -> list[str]:
-    """Of these fields of a row (schedule, inputs, route, lag), those in which the run's students differ."""
-    students = [cell for cell in run.cells if cell.role == STUDENT]
-    differ = [name for name in names if len({getattr(cell, name) for cell in students}) > 1]
+    """Of these fields of a row (of CONDITIONS), those that its model has several of in this run, as text."""
+    same = [cell for cell in run.cells if (cell.role, cell.model) == (STUDENT, row["model"])]
+    differ = [name for name in names if len({getattr(cell, name) for cell in same}) > 1]
     return [f"lag {row['lag']}" if name == "lag" else str(row[name]) for name in differ]
 
 

@@ -18,7 +18,7 @@ from experiments.report.svg import (
     title,
 )
 
-_WIDTH, _RIGHT, _MARGIN = 360.0, 238.0, 14.0
+_WIDTH, _MARGIN, _VALUE = 360.0, 14.0, 126.0
 _TOP, _ROW, _AXIS = 18.0, 26.0, 24.0
 _LEAST, _MOST = -1.0, 2.0
 
@@ -60,7 +60,8 @@ def bar_picture(bars: Sequence[Bar], description: str) -> str:
     low = max(min([0.0, *found]), _LEAST)
     high = min(max([1.0, *found]), _MOST)
     left = max(text_width(bar.label) for bar in bars) + _MARGIN
-    scale = Scale(low - 0.03, high + 0.03, left, _RIGHT)
+    right = _WIDTH - max(_VALUE, *(text_width(bar.written) for bar in bars)) - _MARGIN
+    scale = Scale(low - 0.03, high + 0.03, left, right)
     bottom = _TOP + _ROW * len(bars)
     rows = [_bar(bar, number, scale) for number, bar in enumerate(bars)]
     return picture(_WIDTH, bottom + _AXIS, description, _axis(scale, bottom), *rows)
@@ -93,7 +94,7 @@ def _bar(bar: Bar, number: int, scale: Scale) -> str:
     if bar.low is not None and bar.high is not None:
         parts.append(error_bar(bar.low, bar.high, scale, y))
     value_class = "value" if bar.value is not None else "value undefined"
-    parts.append(text(_RIGHT + 10, y + 4, bar.written, class_=value_class))
+    parts.append(text(scale.stop + 12, y + 4, bar.written, class_=value_class))
     return tag("g", *parts, class_=bar.style)
 
 

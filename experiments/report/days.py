@@ -63,12 +63,12 @@ def day_picture(lines: Sequence[Line], judged: Sequence[int], description: str, 
 
 
 def _range(lines: Sequence[Line], days: Sequence[int]) -> tuple[float, float]:
-    """Room for every line in the later half of the days, and half as much again for the first days."""
+    """Room for every line in the later half of the days, and as much again for the first days."""
     late = days[len(days) // 2]
     ends = [(band.low, band.high) for each in lines for day, band in each.points.items() if day >= late]
     everything = [(band.low, band.high) for each in lines for band in each.points.values()]
     low, high = bounds(list(chain.from_iterable(ends or everything)))
-    room = (high - low) / 2
+    room = high - low
     lowest, highest = bounds(list(chain.from_iterable(everything)))
     return max(lowest, low - room), min(highest, high + room)
 

@@ -57,10 +57,9 @@ class FigureRow:
 
 def gap_figures(panels: Sequence[Panel], channels: list[str]) -> list[FigureRow]:
     """The first picture, a row per task."""
-    shown = [panel for panel in panels if panel.vertical != POOLED and panel.students and _is_scored(panel)]
     return [
         FigureRow(task, "NE", [Figure(p.vertical, p.model, gap_picture(p, channels)) for p in of_task])
-        for task, of_task in _by_task(shown)
+        for task, of_task in _by_task(_drawn(panels))
     ]
 
 
@@ -70,7 +69,7 @@ def day_figures(
     """NE, its difference to `none` and AUC by day, a row each per task."""
     judged = list(run.judged_days)
     rows = []
-    for task, of_task in _by_task([panel for panel in panels if panel.vertical != POOLED]):
+    for task, of_task in _by_task(_drawn(panels)):
         for caption, zero, lines_of in (
             ("NE by day", False, _lines(lambda score: score.ne)),
             (
@@ -95,20 +94,20 @@ def transfer_figures(run: RecordedRun, channels: list[str]) -> list[FigureRow]:
     """Transfer ratios of every student over all verticals; of each vertical where it does not serve all."""
     macro, single = transfer_table(run)
     everywhere = {row["model"] for row in macro}
-    of: dict[str, dict[tuple[str, str], list[Bar]]] = defaultdict(lambda: defaultdict(list))
+    of: dict[tuple[str, str], dict[str, list[Bar]]] = defaultdict(lambda: defaultdict(list))
     for row in [*macro, *(row for row in single if row["model"] not in everywhere)]:
-        place = row["model"] if row["vertical"] == MACRO else f"{row['model']} on {row['vertical']}"
-        of[row["task"]][MEASURES[row["measure"]], place].append(_bar(row, run, channels))
+        place = "all verticals" if row["vertical"] == MACRO else row["vertical"]
+        of[row["task"], f"{row['model']}, {place}"][row["measure"]].append(_bar(row, run, channels))
     return [
-        FigureRow(task, "Transfer ratio", [_transfer_figure(task, *item) for item in of_task.items()])
-        for task, of_task in of.items()
+        FigureRow(task, place, [_transfer_figure(task, place, *item) for item in by_measure.items()])
+        for (task, place), by_measure in of.items()
     ]
 
 
 def cost_figures(run: RecordedRun, panels: Sequence[Panel], channels: list[str]) -> list[FigureRow]:
     """NE against processor time, a picture per panel, a row per task."""
     rows = []
-    for task, of_task in _by_task([panel for panel in panels if panel.vertical != POOLED]):
+    for task, of_task in _by_task(_drawn(panels)):
         drawn = [(panel, _points(run, panel, channels)) for panel in of_task]
         figures = [
             Figure(p.vertical, p.model, cost_picture(points, _cost_says(p, points)))
@@ -122,11 +121,13 @@ def cost_figures(run: RecordedRun, panels: Sequence[Panel], channels: list[str])
 
 def channels_of(run: RecordedRun) -> list[str]:
     """All channel sets of the run, in order."""
-    return channel_order(row["channel"] for row in run.rows if row["role"] == STUDENT)
+    return channel_order(cell.channel for cell in run.cells if cell.role == STUDENT)
 
 
-def _is_scored(panel: Panel) -> bool:
-    return any(entry.score("ne") for entry in panel.entries)
+def _drawn(panels: Sequence[Panel]) -> list[Panel]:
+    """Scored verticals with a student; where nobody has one yet, those that the teacher is scored on."""
+    scored = [p for p in panels if p.vertical != POOLED and any(entry.score("ne") for entry in p.entries)]
+    return [panel for panel in scored if panel.students] or scored
 
 
 def _by_task(panels: Sequence[Panel]) -> list[tuple[str, list[Panel]]]:
@@ -173,10 +174,10 @@ def _bar(row: Row, run: RecordedRun, channels: list[str]) -> Bar:
     return Bar(label, style(STUDENT, row["channel"], channels), row["tr"], row["tr_low"], row["tr_high"])
 
 
-def _transfer_figure(task: str, key: tuple[str, str], bars: Sequence[Bar]) -> Figure:
-    measure, place = key
+def _transfer_figure(task: str, place: str, measure: str, bars: Sequence[Bar]) -> Figure:
     says = "; ".join(f"{bar.label} {bar.written}" for bar in bars)
-    return Figure(measure, place, bar_picture(bars, f"Transfer ratio in {measure}, {task}, {place}: {says}."))
+    name = MEASURES[measure]
+    return Figure(name, "", bar_picture(bars, f"Transfer ratio in {name}, {task}, {place}: {says}."))
 
 
 def _points(run: RecordedRun, panel: Panel, channels: list[str]) -> list[Point]:

@@ -23,6 +23,7 @@ _WIDTH, _RIGHT = 360.0, 302.0
 _TOP, _ROW, _AXIS = 14.0, 24.0, 26.0
 _MARGIN = 14.0
 _RADIUS = 4.5
+_BETTER = "← better"
 
 
 def gap_picture(panel: Panel, channels: list[str]) -> str:
@@ -34,7 +35,7 @@ def gap_picture(panel: Panel, channels: list[str]) -> str:
     """
     entries = [entry for entry in panel.entries if entry.role != FLOOR and entry.score("ne")]
     bottom = _TOP + _ROW * len(entries)
-    left = max(text_width(entry.label) for entry in entries) + _MARGIN
+    left = max(text_width(name) for name in (_BETTER, *(entry.label for entry in entries))) + _MARGIN
     scale = _scale(panel, entries, left)
     rows = [_row(panel, entry, number, scale, channels) for number, entry in enumerate(entries)]
     return picture(
@@ -83,19 +84,20 @@ def _axis(scale: Scale, bottom: float) -> str:
         text(scale(value), bottom + 16, label, class_="tick", text_anchor="middle")
         for value, label in zip(values, tick_labels(values), strict=True)
     ]
-    better = text(scale.start - 8, bottom + 16, "← better", class_="tick", text_anchor="end")
+    better = text(0, bottom + 16, _BETTER, class_="tick")
     return line(scale.start, bottom, _RIGHT, bottom, "axis") + "".join(marks + labels) + better
 
 
 def _row(panel: Panel, entry: Entry, number: int, scale: Scale, channels: list[str]) -> str:
     y = _TOP + _ROW * (number + 0.5)
     mean, ends = _mean(entry), whisker(panel, entry)
+    value = "value losing" if entry.loses_to_constant else "value"
     parts = [
         title(_tooltip(panel, entry)),
         text(scale.start - 8, y + 4, entry.label, class_="label", text_anchor="end"),
         error_bar(*ends, scale, y) if ends else "",
         tag("circle", cx=scale(mean), cy=y, r=_RADIUS, class_="dot"),
-        text(_WIDTH, y + 4, f"{mean:.4f}", class_="value", text_anchor="end"),
+        text(_WIDTH, y + 4, f"{mean:.4f}", class_=value, text_anchor="end"),
     ]
     return tag("g", *parts, class_=style_of(entry, channels))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,8 @@ def _content(run: RecordedRun) -> dict[str, Any]:
     return {
         "run": run,
         "css": files("experiments.report").joinpath("style.css").read_text(),
+        "folder": shlex.quote(str(run.folder)),
+        "final": shlex.quote(run.status.get("final") or "") if run.status.get("final") else "",
         "state": _state(run),
         "about": _about(run, channels),
         "columns": COLUMNS,
@@ -98,9 +101,10 @@ def _state(run: RecordedRun) -> str:
         "failed": "This run failed",
     }
     start = words.get(run.status.get("state", ""), "This run is not complete")
-    error = f": {run.status['error']}" if run.status.get("error") else ""
+    error = f": {str(run.status['error']).rstrip('.')}" if run.status.get("error") else ""
     scored = "they are scored" if run.rows else "nothing is scored yet"
-    return f"{start}{error}. {len(run.trainings)} of {run.planned} trainings are finished; {scored}."
+    done = f"{len(run.trainings)} of {run.planned}"
+    return f"{start}{error}. {done} trainings are finished; {scored}. The same command continues it."
 
 
 def _about(run: RecordedRun, channels: list[str]) -> dict[str, str]:

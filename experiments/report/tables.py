@@ -23,12 +23,12 @@ class ScoreRow:
     Attributes:
         entry: its scores.
         gain: NE of `none` minus its own, with interval; empty for `none` and where it is not measured.
-        clear: True when that interval excludes 0.
+        clear: `better` or `worse` when that interval excludes 0, else empty.
     """
 
     entry: Entry
     gain: str
-    clear: bool
+    clear: str
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,9 @@ def _score_row(entry: Entry, one_reference: bool) -> ScoreRow:
     """A teacher's gain is over the one `none` that stands here; beside several it has none of its own."""
     gain = entry.gains.get("ne")
     if gain is None or gain.value is None or not one_reference:
-        return ScoreRow(entry, "", False)
-    return ScoreRow(entry, f"{signed(gain.value)} {interval(gain.low, gain.high)}", gain.excludes_zero)
+        return ScoreRow(entry, "", "")
+    clear = "" if not gain.excludes_zero else "better" if gain.value > 0 else "worse"
+    return ScoreRow(entry, f"{signed(gain.value)} {interval(gain.low, gain.high)}", clear)
 
 
 def _facts(rows: list[Row]) -> str:

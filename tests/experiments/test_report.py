@@ -98,8 +98,8 @@ def test_text_can_be_read(browser: Browser, page: Path, dark: bool) -> None:
 def test_every_section_is_there_and_described(browser: Browser, page: Path) -> None:
     shown(browser, page)
     assert browser.evaluate("[...document.querySelectorAll('main > section')].map(s => s.id)") == SECTIONS
-    assert browser.evaluate("[...document.querySelectorAll('.notice')].map(n => n.innerText)") == [
-        "Nothing was recorded for Weights & Biases."
+    assert browser.evaluate("[...document.querySelectorAll('.empty')].map(n => n.innerText)") == [
+        "Nothing is recorded for Weights & Biases."
     ]
     assert browser.evaluate(
         "[...document.querySelectorAll('table')].every(t => t.caption.innerText.length > 5)"
