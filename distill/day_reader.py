@@ -13,7 +13,7 @@ from distill.block import Block
 from distill.dataset import DataSet
 from distill.errors import DataError, nearest
 from distill.parquet import ParquetPart
-from distill.rows import Rows, check_columns, check_rows, columns_for, decode, maturity_columns
+from distill.rows import Rows, check_columns, check_rows, check_types, columns_for, decode, maturity_columns
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,7 @@ class DayReader:
         needed = columns_for(self.data.schema, self.features, self.dense)
         for part in parts:
             check_columns(part.columns, self.data.schema, str(part.path), needed)
+            check_types(part.schema, self.data.schema, str(part.path))
         rows, expected = sum(sum(part.row_groups) for part in parts), self.data.rows_per_day[self.day]
         if rows != expected:
             raise DataError(

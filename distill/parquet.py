@@ -33,6 +33,11 @@ class ParquetPart:
         return self._file.schema_arrow.names
 
     @property
+    def schema(self) -> pa.Schema:
+        """Names and types of the columns."""
+        return self._file.schema_arrow
+
+    @property
     def row_groups(self) -> list[int]:
         """Rows of each row group."""
         metadata = self._file.metadata

@@ -93,10 +93,26 @@ def conform(table: pa.Table, schema: FeatureSchema, where: str) -> pa.Table:
                 f"{where}: column '{column}' is not in the schema, allowed: {', '.join(needed)}. {hint}"
             )
     names = needed + [column for column in optional if column in table.column_names]
-    return pa.table({name: _cast(table[name], name, _target_type(name, schema), where) for name in names})
+    return pa.table({name: _cast(table[name], name, column_type(name, schema), where) for name in names})
 
 
-def _target_type(name: str, schema: FeatureSchema) -> pa.DataType:
+def check_types(found: pa.Schema, schema: FeatureSchema, where: str) -> None:
+    """The contract's columns that are there have the contract's types.
+
+    Raises:
+        DataError: names the first column that has not.
+    """
+    names = [*columns_for(schema, list(schema.sparse), schema.dense), *maturity_columns(schema)]
+    for name in names:
+        if name in found.names and found.field(name).type != column_type(name, schema):
+            got, allowed = found.field(name).type, column_type(name, schema)
+            raise DataError(
+                f"{where}: column '{name}': got type {got}, allowed: {allowed}. Prepare the data set again."
+            )
+
+
+def column_type(name: str, schema: FeatureSchema) -> pa.DataType:
+    """Type of a column in the prepared form."""
     if name == "domain":
         return pa.int32()
     if name in schema.sparse and schema.sparse[name].multi:

@@ -87,11 +87,12 @@ def tamper(data: DataSet, day: int, changed: Mapping[str, list | None], row_grou
     """Replace (or, with None, drop) columns of a day's file behind the writer's back; returns the file."""
     (path,) = data.parts(day)
     table = pq.read_table(path)
+    types = table.schema
     for name, values in changed.items():
         place = table.column_names.index(name)
         table = table.remove_column(place)
         if values is not None:
-            table = table.add_column(place, name, pa.array(values))
+            table = table.add_column(place, name, pa.array(values, types.field(name).type))
     pq.write_table(table, path, row_group_size=row_group)
     return path
 

@@ -252,6 +252,7 @@ def test_position_names_row_group_and_row(tmp_path: Path, monkeypatch: pytest.Mo
     }
 
 
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("seen", [1, 2])
 def test_resume_inside_stateful_dataloader(shared: DataSet, workers: int, seen: int) -> None:

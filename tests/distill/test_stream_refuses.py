@@ -85,6 +85,17 @@ def test_broken_contract_is_named(own: DataSet, case: str) -> None:
         list(stream(own))
 
 
+def test_wrong_type_is_named(own: DataSet) -> None:
+    (path,) = own.parts(1)
+    table = pq.read_table(path)
+    place = table.column_names.index("item_id")
+    pq.write_table(table.set_column(place, "item_id", table["item_id"].cast("double")), path)
+    with pytest.raises(
+        DataError, match=r"part-0\.parquet: column 'item_id': got type double, allowed: int64"
+    ):
+        stream(own)
+
+
 def test_order_is_checked_across_row_groups(own: DataSet) -> None:
     tamper(own, 1, {"timestamp": replaced(columns()["timestamp"], 5, 399)}, row_group=5)
     with pytest.raises(
