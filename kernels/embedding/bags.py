@@ -95,7 +95,18 @@ def gather_bags(
     lengths, rows, _ = torch.ops.fbgemm.permute_1D_sparse_data(order, lengths, rows, None, rows.numel())
     offsets = torch.ops.fbgemm.asynchronous_complete_cumsum(lengths)
     stride = lengths.numel() // len(KEYS)
-    return KeyedJaggedTensor(list(KEYS), rows, lengths=lengths, offsets=offsets, stride=stride), batch, events
+    middle = int(offsets[stride])
+    dealt = KeyedJaggedTensor(
+        list(KEYS),
+        rows,
+        lengths=lengths,
+        offsets=offsets,
+        stride=stride,
+        # torchrec would sum the lengths again for these two.
+        length_per_key=[middle, rows.numel() - middle],
+        offset_per_key=[0, middle, rows.numel()],
+    )
+    return dealt, batch, events
 
 
 def _rows(layout: Layout, ids: Tensor, per_owner: Tensor) -> Tensor:

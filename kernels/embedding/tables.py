@@ -108,13 +108,13 @@ class EmbeddingTables(nn.Module):
         if rows.requires_grad:
             rows.register_hook(refuse_non_finite)
         rows = rows.view(-1, self.dim)
+        shape = (batch, len(self.features), self.dim)
         bags = batch * len(self.features)
+        if history_ids is None and len(rows) == bags:
+            return Embedded(rows.view(shape), None)
         # One split, not slices: the backward pass of each slice would fill a whole gradient with zeros.
         of_features, of_events, _ = rows.split([bags, events, len(rows) - bags - events])
-        return Embedded(
-            features=of_features.view(batch, len(self.features), self.dim),
-            events=None if history_ids is None else of_events,
-        )
+        return Embedded(of_features.view(shape), None if history_ids is None else of_events)
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Change the learning rate from the next backward pass on."""

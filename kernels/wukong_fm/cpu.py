@@ -11,25 +11,27 @@ from torch import Tensor
 
 def forward(x: Tensor, y: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor]:
     """P = X Z with Z = X^T Y, and W X (empty without w)."""
-    z = torch.matmul(x.transpose(1, 2), y)
-    return torch.bmm(x, z), x.new_empty(0) if w is None else torch.matmul(w, x)
+    z = torch.bmm(x.transpose(1, 2), _each(y, x))
+    return torch.bmm(x, z), x.new_empty(0) if w is None else torch.bmm(_each(w, x), x)
 
 
 def backward(
     grad_p: Tensor, grad_l: Tensor, x: Tensor, y: Tensor, w: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """dZ = X^T dP, dX = dP Z^T + Y dZ^T + W^T dL, dY = sum of X dZ, dW = sum of dL X^T; Z is computed again.
-
-    Autograd on the definition takes 2-3 times as long: it copies the transposed X and sums in more buffers.
-    """
-    batch = len(x)
+    """dZ = X^T dP, dX = dP Z^T + Y dZ^T + W^T dL, dY = sum of X dZ, dW = sum of dL X^T; Z is computed again."""
+    # Products with an expanded gradient, such as a sum's, are many times slower.
+    grad_p, grad_l = grad_p.contiguous(), grad_l.contiguous()
     x_t = x.transpose(1, 2)
-    z = torch.matmul(x_t, y)
+    z = torch.bmm(x_t, _each(y, x))
     dz = torch.bmm(x_t, grad_p)
-    dx = torch.bmm(grad_p, z.transpose(1, 2))
-    dx.baddbmm_(y.expand(batch, -1, -1), dz.transpose(1, 2))
+    dx = torch.bmm(grad_p, z.transpose(1, 2)).baddbmm_(_each(y, x), dz.transpose(1, 2))
     dy = torch.bmm(x, dz).sum(0)
     if w is None:
         return dx, dy, x.new_empty(0)
-    dx.baddbmm_(w.t().expand(batch, -1, -1), grad_l)
+    dx.baddbmm_(_each(w.t(), x), grad_l)
     return dx, dy, torch.bmm(grad_l, x_t).sum(0)
+
+
+def _each(matrix: Tensor, x: Tensor) -> Tensor:
+    """The same matrix for every example, not copied; `matmul` would copy x, transposed, instead."""
+    return matrix.expand(len(x), -1, -1)
