@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -20,16 +20,13 @@ from distill.files import atomic_path
 from distill.protocols import Architecture
 
 
-def save_model(model: Architecture, path: Path, meta: Mapping[str, Any]) -> str:
+def save_model(model: Architecture, path: Path, meta: Mapping[str, Any]) -> None:
     """Write the parameters of a model.
 
     Args:
         model: any architecture.
         path: a `.safetensors` file; its folder is made.
         meta: facts to keep beside the tensors, such as `trained_through`.
-
-    Returns:
-        sha256 (hex) of the file.
     """
     with atomic_path(path) as temporary:
         save_file(
@@ -37,7 +34,6 @@ def save_model(model: Architecture, path: Path, meta: Mapping[str, Any]) -> str:
             temporary,
             metadata={"meta": json.dumps(dict(meta), sort_keys=True)},
         )
-    return file_hash(path)
 
 
 def load_model(model: Architecture, path: Path) -> dict[str, Any]:
@@ -51,15 +47,20 @@ def load_model(model: Architecture, path: Path) -> dict[str, Any]:
         The `meta` that was saved.
 
     Raises:
-        UserError: no such file, or its tensors are not those of the model.
+        UserError: no such file, one that is damaged, or its tensors are not those of the model.
     """
     if not path.is_file():
         raise UserError(
             f"checkpoint: no file {path}. Train the model first (`distill teacher` or `distill run`)."
         )
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
-        meta = json.loads((file.metadata() or {}).get("meta", "{}"))
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            meta = json.loads((file.metadata() or {}).get("meta", "{}"))
+    except SafetensorError as error:
+        raise UserError(
+            f"checkpoint {path}: cut off or damaged ({error}). Remove it and train again."
+        ) from error
     _refuse_other_shapes(model.state_dict(), tensors, path)
     model.load_state_dict(tensors)
     return meta

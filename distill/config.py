@@ -36,7 +36,8 @@ class OptimizerConfig:
         learning_rate: of the dense parameters (Adam).
         table_learning_rate: of the embedding tables (fused row-wise AdaGrad).
         weight_decay: of the dense parameters (decoupled).
-        clip_norm: largest norm of the dense gradient; 0 leaves it alone. Fused tables are never clipped.
+        clip_norm: largest norm of the model's dense gradient, and of each channel's own; 0 leaves them alone. Fused
+            tables are never clipped.
     """
 
     batch_size: int = 512
@@ -153,7 +154,7 @@ class ExperimentConfig:
         schedule: days.
         floor: also score a logistic regression on smoothed rates of earlier days; the teacher must beat it.
         wandb: recording.
-        workers: processes that train students side by side; 0 for one per two cores, at least one.
+        workers: processes that train seeds and students side by side; 0 for one per core.
         threads: torch threads per process.
     """
 

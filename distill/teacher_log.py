@@ -227,7 +227,7 @@ def read_manifest(path: Path) -> LogManifest:
 def day_is_logged(folder: Path, day: int, checkpoint: str, data_fingerprint: str) -> bool:
     """True when that snapshot's log of that day is complete."""
     path = _day_file(folder, day)
-    if not path.with_suffix(".json").is_file():
+    if not path.is_file() or not path.with_suffix(".json").is_file():
         return False
     manifest = read_manifest(path)
     same = manifest.checkpoint == checkpoint and manifest.data_fingerprint == data_fingerprint

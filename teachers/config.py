@@ -2,6 +2,20 @@
 
 from dataclasses import dataclass, field
 
+from distill.errors import UserError
+
+_LEAST = {
+    "history_length": 0,
+    "sequence_layers": 0,
+    "heads": 1,
+    "seeds": 0,
+    "recent": 0,
+    "layers": 1,
+    "fm_tokens": 1,
+    "linear_tokens": 1,
+    "rank": 1,
+}
+
 
 @dataclass
 class GEMConfig:
@@ -34,3 +48,19 @@ class GEMConfig:
     rank: int = 8
     mlp: list[int] = field(default_factory=lambda: [256, 128])
     dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise UserError(f"options.{name}: got {getattr(self, name)}, allowed: at least {least}")
+        if self.dim < 4 or self.dim % 4 or self.dim % self.heads:
+            raise UserError(
+                f"options.dim: got {self.dim}, allowed: a multiple of 4 (the tables' rows are read in fours) and of "
+                f"options.heads, {self.heads}"
+            )
+        if not self.mlp or any(width < 1 for width in self.mlp):
+            raise UserError(
+                f"options.mlp: got {list(self.mlp)}, allowed: at least one width, each at least 1"
+            )
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"options.dropout: got {self.dropout}, allowed: 0 or more, less than 1")

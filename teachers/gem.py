@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.batch import Batch
-from distill.errors import UserError
+from distill.inputs import check_inputs
 from distill.protocols import Architecture, Output
 from distill.schema import FeatureSchema
 from distill.seeding import seeded
@@ -37,7 +37,7 @@ class GEM(Architecture):
         table_learning_rate: of the fused tables.
 
     Raises:
-        UserError: sizes that do not fit together.
+        UserError: a name that the schema lacks, or a history without the item feature.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class GEM(Architecture):
         table_learning_rate: float,
     ):
         super().__init__()
-        _check(config, schema, features)
+        check_inputs(schema, tasks, features, dense_features, config.history_length)
         self.schema, self.tasks = schema, tasks
         self.features, self.dense_features = features, dense_features
         self.history_length = config.history_length
@@ -137,19 +137,3 @@ def build(
 ) -> GEM:
     """Builder for the registry."""
     return GEM(config, schema, tasks, features, dense_features, seed, table_learning_rate)
-
-
-def _check(config: GEMConfig, schema: FeatureSchema, features: tuple[str, ...]) -> None:
-    if config.dim % 4 or config.dim % config.heads:
-        raise UserError(
-            f"teacher.options.dim: got {config.dim}, allowed: a multiple of 4 (tables) and of heads = {config.heads}"
-        )
-    if config.layers < 1 or not config.mlp:
-        raise UserError(
-            "teacher.options: got no Wukong layer or no trunk, allowed: layers >= 1 and at least one mlp width"
-        )
-    if config.history_length and schema.item_feature not in features:
-        raise UserError(
-            f"teacher.features: '{schema.item_feature}' is missing; the history's items share its table. Add it or "
-            "set options.history_length to 0"
-        )

@@ -17,9 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Every step, then the report."""
+    """Every step, then what is to be said of the scores, and the report."""
     folder = run_steps(args, ("teacher", "log", "student", "score"))
+    from distill.results import read_results
+    from experiments.pipeline.sanity import sanity_lines
     from experiments.report import write_report
 
+    for line in sanity_lines(read_results(folder / "results.json")["rows"]):
+        print(line)
     print(f"Report: {write_report(folder)}")
     return 0

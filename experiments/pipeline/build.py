@@ -12,7 +12,8 @@ from distill.protocols import Architecture, Channel
 from distill.registry import CHANNELS, STUDENTS, TEACHERS
 from distill.schema import FeatureSchema
 from distill.structured import build
-from distill.user_file import is_user_file, load_class
+from distill.user_file import build as build_user_file
+from distill.user_file import is_user_file
 
 _REGISTRIES = {"teacher": TEACHERS, "student": STUDENTS}
 
@@ -56,7 +57,7 @@ def build_model(
         "table_learning_rate": optimizer.table_learning_rate,
     }
     if is_user_file(model.architecture):
-        return load_class(model.architecture, base)(**shared, **dict(model.options))
+        return build_user_file(model.architecture, base, model.options, **shared)
     entry = _REGISTRIES[role].get(model.architecture)
     return entry.load()(build(entry.config, model.options), **shared)
 

@@ -117,8 +117,7 @@ def _codes(days: list[_Day]) -> tuple[list[list[np.ndarray]], list[int]]:
 
 
 def _smoothed(codes: list[np.ndarray], known: list[np.ndarray], positive: list[np.ndarray]) -> np.ndarray:
-    rows = known[0].sum()
-    overall = positive[0].sum() / rows if rows else 0.5
+    overall = (positive[0].sum() + 1) / (known[0].sum() + 2)
     columns = []
     for code, n, hits in zip(codes, known, positive, strict=True):
         rate = (hits[code] + _PRIOR_ROWS * overall) / (n[code] + _PRIOR_ROWS)

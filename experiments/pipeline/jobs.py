@@ -107,8 +107,8 @@ def write_log(experiment: Experiment, seed: int, progress: Progress) -> None:
     loaded = None
     for day, through in days_to_log(experiment, seed).items():
         if loaded != through:
-            load_model(model, experiment.snapshot(seed, through))
-            loaded = through
+            loaded = load_model(model, experiment.snapshot(seed, through))["trained_through"]
+            assert loaded == through, f"the snapshot of day {through} was trained through day {loaded}"
         _log_day(experiment, seed, model, config, day, through, progress)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.sharedctypes import Synchronized
 from typing import Any
 
@@ -32,13 +34,17 @@ class Job:
 
 
 def run_jobs(jobs: Sequence[Job], title: str, workers: int, progress: Progress) -> None:
-    """Run every job; the first error cancels what has not started and is raised.
+    """Run every job.
 
     Args:
         jobs: independent of each other.
         title: the bar's name.
         workers: processes; with 1, jobs run here one after the other.
         progress: shown to the user.
+
+    Raises:
+        Exception: the first error of a job; nothing more is started then, what is under way ends and is kept.
+        KeyboardInterrupt: after the jobs under way were stopped.
     """
     if not jobs:
         return
@@ -47,24 +53,48 @@ def run_jobs(jobs: Sequence[Job], title: str, workers: int, progress: Progress) 
             job.function(*job.arguments, progress=progress)
         return
     context = multiprocessing.get_context("forkserver")
-    # Imports take seconds; the server does them once, and every process of every pool starts from there.
-    multiprocessing.set_forkserver_preload(["experiments.pipeline.run"])
+    _start_server()
     counter = context.Value("q", 0)
-    with (
-        progress.task(title, total=sum(job.examples for job in jobs), unit="examples") as bar,
-        ProcessPoolExecutor(min(workers, len(jobs)), context, _start, (counter,)) as pool,
-    ):
-        futures = [pool.submit(_call, job) for job in jobs]
-        try:
-            _watch(futures, counter, bar)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _start, (counter,))
+    with progress.task(title, total=sum(job.examples for job in jobs), unit="examples") as bar, _ending(pool):
+        _watch([pool.submit(_call, job) for job in jobs], counter, bar)
 
 
 def default_workers() -> int:
     """One process per core: every process computes with few threads."""
     return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def _start_server() -> None:
+    """Imports take seconds; the server does them once, and every process of every pool starts from there.
+
+    It and its processes leave Ctrl-C to this one, which knows what is to be done.
+    """
+    multiprocessing.set_forkserver_preload(["experiments.pipeline.run"])
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def _ending(pool: ProcessPoolExecutor) -> Iterator[None]:
+    """Leave no process behind, whatever happens inside."""
+    others = multiprocessing.active_children()
+    try:
+        try:
+            yield
+        except Exception:
+            pool.shutdown(cancel_futures=True)
+            raise
+    except KeyboardInterrupt:
+        for process in multiprocessing.active_children():
+            if process not in others:
+                process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _watch(futures: Sequence[Future[None]], counter: Synchronized, bar: Any) -> None:
@@ -78,16 +108,33 @@ def _watch(futures: Sequence[Future[None]], counter: Synchronized, bar: Any) -> 
         shown = now
 
 
-_counter: Synchronized | None = None
+class _Worker:
+    """State of a process of the pool."""
+
+    counter: Synchronized
+    busy = False
+    stopped = False
 
 
 def _start(counter: Synchronized) -> None:
-    global _counter
-    _counter = counter
+    _Worker.counter = counter
+    signal.signal(signal.SIGTERM, _stop)
+
+
+def _stop(*unused: object) -> None:
+    """Leave the job by an exception, so that it removes its half files; take no other one."""
+    first, _Worker.stopped = not _Worker.stopped, True
+    if first and _Worker.busy:
+        raise KeyboardInterrupt
 
 
 def _call(job: Job) -> None:
-    job.function(*job.arguments, progress=_Counting())
+    _Worker.busy = True
+    try:
+        if not _Worker.stopped:
+            job.function(*job.arguments, progress=_Counting())
+    finally:
+        _Worker.busy = False
 
 
 class _Counting:
@@ -98,6 +145,5 @@ class _Counting:
         yield self
 
     def advance(self, amount: int, **shown: object) -> None:
-        assert _counter is not None
-        with _counter.get_lock():
-            _counter.value += amount
+        with _Worker.counter.get_lock():
+            _Worker.counter.value += amount

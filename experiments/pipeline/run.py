@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from distill.cells import Cell
+from distill.cells import ALL, Cell
 from distill.dataset import prepare
 from distill.errors import UserError
 from distill.files import atomic_path
@@ -45,11 +45,11 @@ def run(loaded: LoadedConfig, final: str | None, steps: Sequence[str], progress:
     """
     folder = Path(loaded.config.output)
     _claim(folder, loaded)
-    if final is not None:
-        trace_test_read(loaded.config_hash, final)
     with RunStatus(folder, loaded.config_hash, final) as step:
         step("data")
         experiment = open_experiment(loaded, final is not None, progress)
+        if final is not None:
+            trace_test_read(loaded.config_hash, final)
         tracker = open_tracker(experiment, loaded.to_yaml())
         for name in STEPS:
             if name in steps:
@@ -69,8 +69,9 @@ def run_cells(
     experiment: Experiment, cells: Sequence[Cell], progress: Progress, title: str = "students"
 ) -> None:
     """Train what is not done yet of some cells, all seeds, as many at once as there are workers."""
+    rows = {vertical: _rows(experiment, vertical) for vertical in {cell.vertical for cell in cells}}
     work = [
-        _job(experiment, cell, seed)
+        _job(experiment, cell, seed, rows[cell.vertical])
         for cell in cells
         for seed in experiment.config.seeds
         if not jobs.is_done(experiment, cell, seed)
@@ -89,8 +90,12 @@ def _teachers(experiment: Experiment, tracker: Tracker, progress: Progress) -> N
 def _logs(experiment: Experiment, tracker: Tracker, progress: Progress) -> None:
     if experiment.teacher_cell is None:
         return
-    rows = sum(experiment.data.rows_per_day[day] for day in experiment.schedule.logged_days())
-    work = [Job(write_log_job, (experiment, seed), rows) for seed in experiment.config.seeds]
+    work = []
+    for seed in experiment.config.seeds:
+        missing = jobs.days_to_log(experiment, seed)
+        if missing:
+            rows = sum(experiment.data.rows_per_day[day] for day in missing)
+            work.append(Job(write_log_job, (experiment, seed), rows))
     _run(experiment, work, "teacher log", progress)
     for seed in experiment.config.seeds:
         jobs.check_log(experiment, seed)
@@ -148,13 +153,18 @@ def _compute(experiment: Experiment) -> None:
     torch.set_num_threads(experiment.config.threads)
 
 
-def _job(experiment: Experiment, cell: Cell, seed: int) -> Job:
+def _rows(experiment: Experiment, vertical: str) -> int:
+    """Examples that one training on a vertical, or on all surfaces, reads."""
     data, schedule = experiment.data, experiment.schedule
+    if vertical == ALL:
+        return sum(jobs.rows_of(data, schedule.teacher_plan().train, None).values())
+    return sum(jobs.rows_of(data, schedule.student_plan().train, [vertical]).values())
+
+
+def _job(experiment: Experiment, cell: Cell, seed: int, rows: int) -> Job:
     if cell == experiment.teacher_cell:
-        rows = jobs.rows_of(data, schedule.teacher_plan().train, None)
-        return Job(train_teacher_job, (experiment, seed), sum(rows.values()))
-    rows = jobs.rows_of(data, schedule.student_plan().train, [cell.vertical])
-    return Job(train_student_job, (experiment, cell, seed), sum(rows.values()))
+        return Job(train_teacher_job, (experiment, seed), rows)
+    return Job(train_student_job, (experiment, cell, seed), rows)
 
 
 def _run(experiment: Experiment, work: list[Job], title: str, progress: Progress) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from statistics import fmean
 from typing import Any
 
 from distill.cells import POOLED
+from distill.transfer import TEACHER
 from experiments.pipeline.floor import ROLE as FLOOR
 
 Row = dict[str, Any]
+_KEYS = ("role", "model", "vertical", "channel", "task", "split")
 
 
 def sanity_lines(rows: list[Row]) -> list[str]:
@@ -24,25 +27,35 @@ def sanity_lines(rows: list[Row]) -> list[str]:
 
 
 def _teacher_beats_floor(rows: list[Row]) -> list[str]:
+    pooled: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if row["vertical"] == POOLED and row["auc"] is not None:
+            pooled[row["split"], row["task"]][row["role"]].append(row["auc"])
     lines = []
-    for split, task in sorted({(row["split"], row["task"]) for row in rows if row["role"] == FLOOR}):
-        same = [row for row in rows if (row["split"], row["task"], row["vertical"]) == (split, task, POOLED)]
-        auc = {role: fmean(r["auc"] for r in same if r["role"] == role) for role in ("teacher", FLOOR)}
-        word = "ok    " if auc["teacher"] > auc[FLOOR] else "BROKEN"
-        lines.append(
-            f"{word} {split} {task}: pooled AUC of the teacher {auc['teacher']:.4f}, "
-            f"of the logistic regression on earlier days' rates {auc[FLOOR]:.4f}"
-        )
+    for (split, task), auc in sorted(pooled.items()):
+        if TEACHER in auc and FLOOR in auc:
+            teacher, floor = fmean(auc[TEACHER]), fmean(auc[FLOOR])
+            lines.append(
+                f"{_word(teacher > floor)} {split} {task}: pooled AUC of the teacher {teacher:.4f}, "
+                f"of the logistic regression on earlier days' rates {floor:.4f}"
+            )
     return lines
 
 
 def _all_beat_constants(rows: list[Row]) -> list[str]:
-    keys = ("role", "model", "vertical", "channel", "task", "split")
+    losses: dict[tuple[str, ...], list[tuple[float, float]]] = defaultdict(list)
+    for row in rows:
+        if row["logloss"] is not None and row["constant_logloss"] is not None:
+            losses[tuple(row[name] for name in _KEYS)].append((row["logloss"], row["constant_logloss"]))
     losers = []
-    scored = [row for row in rows if row["logloss"] is not None]
-    for key in sorted({tuple(row[name] for name in keys) for row in scored}):
-        same = [row for row in scored if tuple(row[name] for name in keys) == key]
-        loss, constant = fmean(r["logloss"] for r in same), fmean(r["constant_logloss"] for r in same)
+    for key, of_seeds in sorted(losses.items()):
+        loss, constant = (fmean(column) for column in zip(*of_seeds, strict=True))
         if loss >= constant:
-            losers.append(f"BROKEN {' '.join(key)}: log-loss {loss:.4f}, of its constant {constant:.4f}")
-    return losers or ["ok     every model beats the constant of its vertical and task"]
+            losers.append(
+                f"{_word(False)} {' '.join(key)}: log-loss {loss:.4f}, of its constant {constant:.4f}"
+            )
+    return losers or [f"{_word(True)} every model beats the constant of its vertical and task"]
+
+
+def _word(passed: bool) -> str:
+    return "ok    " if passed else "BROKEN"

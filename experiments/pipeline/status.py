@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from experiments.pipeline.environment import now
 
 class RunStatus:
     """Context of a run: `running` inside, then `done`, `failed` or `interrupted`; always readable.
+
+    Inside, SIGTERM, by which batch systems end a job, interrupts like Ctrl-C.
 
     Args:
         folder: the run folder.
@@ -33,9 +36,11 @@ class RunStatus:
 
     def __enter__(self) -> Callable[[str], None]:
         self._write()
+        self._handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
         return lambda step: self._write(step=step)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        signal.signal(signal.SIGTERM, self._handler)
         if kind is None:
             self._write(state="done")
         elif issubclass(kind, KeyboardInterrupt):
