@@ -102,12 +102,7 @@ class EmbeddingTables(nn.Module):
             ValueError: a feature is missing, or an id is outside its table.
         """
         ids, batch, events = gather_bags(self._layout, sparse, history_ids)
-        found = self._model[0](ids)
-        assert tuple(found.keys()) == KEYS, f"torchrec returned the keys {found.keys()}"
-        rows = found.values()
-        if rows.requires_grad:
-            rows.register_hook(refuse_non_finite)
-        rows = rows.view(-1, self.dim)
+        rows = self._look_up(ids)
         shape = (batch, len(self.features), self.dim)
         bags = batch * len(self.features)
         if history_ids is None and len(rows) == bags:
@@ -115,6 +110,19 @@ class EmbeddingTables(nn.Module):
         # One split, not slices: the backward pass of each slice would fill a whole gradient with zeros.
         of_features, of_events, _ = rows.split([bags, events, len(rows) - bags - events])
         return Embedded(of_features.view(shape), None if history_ids is None else of_events)
+
+    def _look_up(self, ids: KeyedJaggedTensor) -> Tensor:
+        """Rows of the bags in their own order, [N, D]."""
+        if torch.is_inference_mode_enabled():
+            # fbgemm's operator exists for autograd only, which inference mode takes away.
+            with torch.inference_mode(False), torch.no_grad():
+                return self._look_up(ids)
+        found = self._model[0](ids)
+        assert tuple(found.keys()) == KEYS, f"torchrec returned the keys {found.keys()}"
+        rows = found.values()
+        if rows.requires_grad:
+            rows.register_hook(refuse_non_finite)
+        return rows.view(-1, self.dim)
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Change the learning rate from the next backward pass on."""

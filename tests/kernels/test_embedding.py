@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,21 @@ def test_initial_rows_depend_on_seed_and_feature_alone() -> None:
     assert not torch.equal(first["user.weight"][:7], first["tags.weight"])
     # 240 normal numbers: the standard error of their standard deviation is 0.01 / sqrt(480), about 0.0005.
     assert abs(float(first["item.weight"].std()) - 0.01) < 0.002
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_predicting_changes_nothing_and_training_goes_on_after_it(
+    mode: Callable[[], AbstractContextManager],
+) -> None:
+    predicted, other = make(), make()
+    bags, history = random_batch(6, 4, seed=0)
+    with mode():
+        predicted(keyed(bags), history)
+    for tables in (predicted, other):
+        got = tables(keyed(bags), history)
+        torch.autograd.backward([got.features.sum(), got.events.sum()])
+    found, expected = predicted.export(), other.export()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_two_sets_of_tables_in_one_process_do_not_touch_each_other() -> None:
