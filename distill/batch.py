@@ -7,6 +7,7 @@ the whole batch.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -95,7 +96,7 @@ class Batch:
         """The same batch on a device; itself when it is there already. Lightning calls this."""
         if self.example_id.device == device:
             return self
-        moved = {
+        moved: dict[str, Any] = {
             name: value.to(device, non_blocking=True)
             for name, value in vars(self).items()
             if isinstance(value, Tensor | KeyedJaggedTensor)

@@ -24,6 +24,8 @@ class EventEncoder(nn.Module):
         tasks: K.
     """
 
+    powers: Tensor
+
     def __init__(self, dim: int, domains: int, tasks: int):
         super().__init__()
         self.domain = nn.Embedding(domains, dim)

@@ -40,6 +40,7 @@ class WukongLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Args: x float32 [B, n, d]. Returns: [B, n_F + n_L, d]."""
         pairs, linear = wukong_fm(x, self.low_rank, self.compress)
+        assert linear is not None
         fm = self.mlp(self.norm_pairs(pairs.flatten(1))).view(-1, self.fm_tokens, self.dim)
         compressed, residual = linear.split([self.tokens_out - self.fm_tokens, self.tokens_out], dim=1)
         return self.norm(torch.cat([fm, compressed], dim=1) + residual)

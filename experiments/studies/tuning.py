@@ -123,15 +123,12 @@ def _in_order(tuning: Tuning) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
 
 
 def _open(tuning: Tuning, name: str, settings: Mapping[str, Any], progress: Progress) -> Experiment:
-    loaded = _load(
-        tuning,
-        [
-            f"{key}={yaml.safe_dump(value, default_flow_style=True).strip().removesuffix('...').strip()}"
-            for key, value in settings.items()
-        ],
-        name,
-    )
-    return open_experiment(loaded, final=False, progress=progress)
+    return open_experiment(_load(tuning, _overrides(settings), name), final=False, progress=progress)
+
+
+def _overrides(settings: Mapping[str, Any]) -> list[str]:
+    # JSON is YAML on one line.
+    return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
 
 
 def _load(tuning: Tuning, overrides: Sequence[str], name: str) -> LoadedConfig:
@@ -140,8 +137,13 @@ def _load(tuning: Tuning, overrides: Sequence[str], name: str) -> LoadedConfig:
 
 
 def _base(tuning: Tuning, progress: Progress) -> Experiment:
-    """The experiment's own teacher and its log, which all students of the tuning read."""
-    experiment = open_experiment(_load(tuning, [], "base"), final=False, progress=progress)
+    """The experiment's own teacher, a trial's if it is one of them, and its log, which all students read."""
+    loaded = _load(tuning, [], "base")
+    for number, settings in enumerate(tuning.trials.get(TEACHER, [])):
+        trial = _load(tuning, _overrides(settings), f"{TEACHER}-{number}")
+        if trial.config.teacher == loaded.config.teacher:
+            loaded = trial
+    experiment = open_experiment(loaded, final=False, progress=progress)
     run_cells(experiment, [_teacher_cell(experiment)], progress)
     for seed in tuning.seeds:
         jobs.write_log(experiment, seed, progress)

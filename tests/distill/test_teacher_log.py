@@ -1,6 +1,7 @@
 """The teacher log joins by id and refuses whatever does not fit."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,7 @@ TASKS = ("click", "conversion")
 
 
 def manifest(**change):
-    facts = {
+    facts: dict[str, Any] = {
         "teacher": "gem",
         "checkpoint": "c" * 64,
         "trained_through": 7,

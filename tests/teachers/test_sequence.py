@@ -1,5 +1,7 @@
 """The sequence tower against plain per-row restatements in float64, and what must not matter to it."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -82,7 +84,7 @@ def test_ages_fall_into_doubling_buckets(ms, bucket):
 def test_event_token_tells_surface_outcome_and_age_apart():
     torch.manual_seed(0)
     encoder = EventEncoder(DIM, domains=3, tasks=2)
-    base = {"item": 0, "time": 1_000, "domain": 0, "labels": [0, 0]}
+    base: dict[str, Any] = {"item": 0, "time": 1_000, "domain": 0, "labels": [0, 0]}
     others = [{"domain": 1}, {"labels": [1, 0]}, {"labels": [0, 1]}, {"labels": [0, -1]}, {"time": 900_000}]
     events = [base] + [base | other for other in others]
     batch = Events(
