@@ -229,6 +229,7 @@ class PreparedWriter:
             )
 
     def _publish(self) -> None:
+        self._partial.chmod(0o755)  # mkdtemp gives 0700, which would keep others from reading a shared cache
         try:
             os.rename(self._partial, self.folder)
         except OSError as error:

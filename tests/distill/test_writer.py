@@ -45,6 +45,10 @@ def test_folder_has_the_contracts_form(tmp_path: Path) -> None:
     ]
 
 
+def test_others_may_read_the_folder(tmp_path: Path) -> None:
+    assert write_small(tmp_path / "d").folder.stat().st_mode & 0o777 == 0o755
+
+
 def test_columns_have_the_contracts_types_whatever_came_in(tmp_path: Path) -> None:
     table = day_table(1).append_column("matures_order", [[0] * 10])
     narrow = table.set_column(
