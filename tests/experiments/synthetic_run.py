@@ -29,6 +29,7 @@ NOISE = {"teacher": 0.2, "none": 0.75, "single": 0.65, "ah": 0.5}
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 _BASE_LOGIT = {"click": (-0.6, -1.2, -1.8), "conversion": (-2.2, -2.6, -3.0)}
 _FIRST_PREDICTED = 2
+_MODELS = ("teacher", "floor")  # the other keys of the noise are channel sets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +58,7 @@ def write_synthetic_run(
 
     Args:
         folder: gets the run.
-        noise: standard deviation of the logit's noise, of `teacher` and of each channel set.
+        noise: standard deviation of the logit's noise, of `teacher`, of each channel set, of `floor` if asked.
         models: student's name to its verticals.
         seeds: one training each.
         final: also predict and score the test days.
@@ -76,13 +77,15 @@ def write_synthetic_run(
         for model, verticals in models.items()
         for vertical in verticals
         for channel in noise
-        if channel != "teacher"
+        if channel not in _MODELS
     ]
-    cells = [teacher, *students]
+    floor = Cell(name, "logistic_regression", "floor", ALL, "progressive", "thin", "direct", 0, "none")
+    cells = [teacher, *students, *([floor] if "floor" in noise else [])]
     for cell in cells:
         for seed in seeds:
             write_predictions(prediction_path(folder, cell, seed), _predictions(world, cell, seed, noise))
-            write_training_report(folder, cell, seed)
+            if cell != floor:
+                write_training_report(folder, cell, seed)
     write_cells(folder / "cells.csv", cells)
     (folder / "config.yaml").write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
     (folder / "versions.json").write_text(json.dumps({"python": "3.11.7", "torch": "2.13.0"}))
@@ -114,9 +117,7 @@ def _config(
     seeds: Sequence[int],
     name: str,
 ) -> ExperimentConfig:
-    sets: dict[str, dict] = {
-        channel: {channel: {}} for channel in noise if channel not in ("teacher", "none")
-    }
+    sets: dict[str, dict] = {channel: {channel: {}} for channel in noise if channel not in (*_MODELS, "none")}
     students = [
         StudentConfig(name=model, verticals=list(verticals), channels=list(sets))
         for model, verticals in models.items()
@@ -158,7 +159,7 @@ def _predictions(world: _World, cell: Cell, seed: int, noise: Mapping[str, float
     )
     rows = np.flatnonzero(own & (world.day >= _FIRST_PREDICTED))
     rng = np.random.default_rng([seed, int(cell.cell_id, 16) % 2**32])
-    scale = noise["teacher" if cell.role == "teacher" else cell.channel]
+    scale = noise[cell.role if cell.role in _MODELS else cell.channel]
     fading = scale * (1.0 + 1.5 * np.exp(-(world.day[rows] - 1) / 3.0))
     # Half of the noise belongs to the row, whichever model looks at it: models of one world err together.
     shared = np.random.default_rng(11).normal(0, 1, len(world.day))[rows]
@@ -193,7 +194,7 @@ def _score(folder: Path, world: _World, cells: Sequence[Cell], splits: Sequence[
         folder / "results.json",
         score_rows(sources, VERTICALS, rates, splits, truth),
         transfer,
-        timing={source.cell.cell_id: _timing(source) for source in sources},
+        timing={source.cell.cell_id: _timing(source) for source in sources if source.cell.role != "floor"},
         versions={"python": "3.11.7", "torch": "2.13.0"},
         git_commit=COMMIT,
         config_hash="c0ffee",

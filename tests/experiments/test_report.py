@@ -219,6 +219,15 @@ def test_losing_model_is_marked(tmp_path: Path) -> None:
     assert text.count('student losing"') == len(rows) == 8  # three verticals and pooled, two tasks
 
 
+def test_floor_is_scored_but_not_a_step_from_student_to_teacher(browser: Browser, tmp_path: Path) -> None:
+    folder = write_synthetic_run(tmp_path / "run", noise={**NOISE, "floor": 0.6}, seeds=(0,))
+    shown(browser, write_report(folder))
+    assert "floor" in browser.evaluate("document.querySelector('#scores table').innerText")
+    assert "floor" in browser.evaluate("document.querySelector('#days svg').textContent")
+    assert "floor" not in browser.evaluate("document.querySelector('#gap').textContent")
+    assert "floor" not in browser.evaluate("document.querySelector('#cost').textContent")
+
+
 def test_undefined_ratio_says_so(browser: Browser, tmp_path: Path) -> None:
     """A teacher that is no better than `none`: nothing to take a share of."""
     folder = write_synthetic_run(tmp_path / "run", noise={"teacher": 0.75, "none": 0.75, "ah": 0.5})

@@ -19,7 +19,7 @@ from distill.errors import UserError
 from distill.predictions import read_predictions
 from distill.results import SCORE_COLUMNS, read_results
 from experiments.tracking import RUNS, NoTracker, Tracker, open_tracker
-from tests.experiments.synthetic_run import write_synthetic_run
+from tests.experiments.synthetic_run import NOISE, write_synthetic_run
 
 
 @dataclass
@@ -158,6 +158,16 @@ def test_teacher_has_curves_of_every_vertical(run: Path) -> None:
     cell = cell_of(run, role="teacher")
     point = next(point for point in history(records_of(run, cell)) if point.get("day") == 9)
     assert {"feed/click/ne", "reels/click/ne", "stories/conversion/auc"} <= set(point)
+
+
+def test_floor_has_scores_but_no_curve(tmp_path: Path) -> None:
+    folder = write_synthetic_run(tmp_path / "run", noise={**NOISE, "floor": 0.6}, seeds=(0,))
+    cell = cell_of(folder, role="floor")
+    tracker_of(folder).finish(cell)
+    records = records_of(folder, cell)
+    assert [point for point in history(records) if "day" in point] == []
+    row = next(r for r in read_results(folder / "results.json")["rows"] if r["cell_id"] == cell.cell_id)
+    assert summary(records)["final/tune/feed/click/ne"] == pytest.approx(row["ne"])
 
 
 def test_id_is_saved_at_the_start_and_kept(tmp_path: Path) -> None:
