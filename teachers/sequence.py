@@ -75,7 +75,8 @@ class SequenceLayer(nn.Module):
 
     def forward(self, tokens: Tensor, offsets: Tensor) -> Tensor:
         """Args: tokens [T, d], offsets int64 [B + 1]. Returns: [T, d]."""
-        q, k, v = self.qkv(self.norm_attention(tokens)).view(len(tokens), 3, self.heads, -1).unbind(1)
+        heads = self.heads, tokens.shape[1] // self.heads
+        q, k, v = self.qkv(self.norm_attention(tokens)).view(-1, 3, *heads).unbind(1)
         attended = jagged_attention(q, k, v, offsets, offsets, causal=True)
         tokens = tokens + self.out(attended.flatten(1))
         return tokens + self.mlp(self.norm_mlp(tokens))
@@ -102,10 +103,11 @@ class Summaries(nn.Module):
     def forward(self, tokens: Tensor, offsets: Tensor, target: Tensor) -> Tensor:
         """Args: tokens [T, d], offsets int64 [B + 1], target [B, d]. Returns: [B, 1 + S + R, d], 0 where empty."""
         batch, dim = target.shape
+        heads = self.heads, dim // self.heads
         normed = self.norm(tokens)
-        k, v = self.key_value(normed).view(len(tokens), 2, self.heads, -1).unbind(1)
+        k, v = self.key_value(normed).view(-1, 2, *heads).unbind(1)
         queries = torch.cat([target.unsqueeze(1), self.seeds.expand(batch, -1, -1)], dim=1)
-        q = self.query(queries).view(-1, self.heads, dim // self.heads)
+        q = self.query(queries).view(-1, *heads)
         per_row = queries.shape[1]
         q_offsets = torch.arange(0, batch * per_row + 1, per_row, device=offsets.device)
         pooled = jagged_attention(q, k, v, q_offsets, offsets).reshape(batch, per_row, dim)

@@ -161,7 +161,8 @@ def _train(
     plan = plan.only([day for day, count in rows.items() if count])
     _refuse_unscored(experiment, cell, plan)
     rates = first_rates(data, plan.train[0], domains)
-    for part in (model, *channels.values()):
+    parts: list[Architecture | Channel] = [model, *channels.values()]
+    for part in parts:
         part.set_base_rates(rates)
     recorder = PredictionRecorder()
     module = DistillModule(model, channels, optimizer, recorder)
