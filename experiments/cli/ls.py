@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import ast
-from importlib.util import find_spec
-from pathlib import Path
 
 from distill.errors import UserError, nearest
 from distill.fields import describe
 from distill.registry import CHANNELS, SOURCES, STUDENTS, TEACHERS
+from kernels.catalog import kernels
 
 REGISTRIES = {"teachers": TEACHERS, "students": STUDENTS, "channels": CHANNELS, "sources": SOURCES}
 
@@ -42,14 +40,5 @@ def _registered(kind: str) -> dict[str, str]:
 
 
 def _kernels() -> dict[str, str]:
-    """The folders of `kernels`, read without importing them: some need a GPU's packages."""
-    spec = find_spec("kernels")
-    assert spec is not None and spec.submodule_search_locations is not None
-    root = Path(spec.submodule_search_locations[0])
-    texts = {}
-    for package in sorted(root.glob("*/__init__.py")):
-        docstring = ast.get_docstring(ast.parse(package.read_text(encoding="utf-8"))) or ""
-        files = sorted(path.stem for path in package.parent.glob("*.py") if path != package)
-        name = package.parent.name
-        texts[name] = f"{name}: {docstring.partition(chr(10))[0]}\n  files: {', '.join(files)}"
-    return texts
+    """Every operator with the path it takes on this machine."""
+    return {k.name: f"{k.name}: {k.summary}.\n  path here: {k.path} ({k.why})" for k in kernels()}
