@@ -38,7 +38,7 @@ def make_activation(name: str, width: int) -> nn.Module:
 class PReLU(nn.Module):
     """max(x, 0) + a * min(x, 0) with one slope a for each channel, 0.25 at first (arXiv 1502.01852).
 
-    `nn.PReLU` takes twice as long on CPU (student_step.py, `prelu`).
+    `nn.PReLU` takes 1.2 to 2 times as long on CPU (experiments/benchmarks/student_parts.py).
 
     Args:
         width: number of channels.
