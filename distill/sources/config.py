@@ -64,7 +64,7 @@ class SimulatorConfig(SourceConfig):
         popularity_spread: standard deviation of the logarithm of items' popularity.
         taste_drift: share of a taste that is new each day, as a standard deviation.
         popularity_drift: daily step of the logarithm of popularity, of items and of topics.
-        rate_drift: daily step of each surface's base logit.
+        rate_drift: each surface's daily step of its base logit (standard deviation).
         volume_spread: standard deviation of the logarithm of a day's rows.
         new_users: share of users who first come during the log.
         evergreen: share of items that live throughout.
@@ -107,7 +107,7 @@ class SimulatorConfig(SourceConfig):
     popularity_spread: float = 1.55
     taste_drift: float = 0.15
     popularity_drift: float = 0.08
-    rate_drift: float = 0.05
+    rate_drift: list[float] = field(default_factory=lambda: [0.04, 0.02, 0.02, 0.1, 0.07])
     volume_spread: float = 0.12
     new_users: float = 0.08
     evergreen: float = 0.5

@@ -40,7 +40,6 @@ RANGES: dict[str, tuple[float, float]] = {
     "popularity_spread": (0, 5),
     "taste_drift": (0, 1),
     "popularity_drift": (0, 1),
-    "rate_drift": (0, 1),
     "volume_spread": (0, 2),
     "new_users": (0, 1),
     "evergreen": (0, 1),
@@ -56,6 +55,7 @@ SURFACE_RANGES: dict[str, tuple[float, float]] = {
     "click_rates": (0.001, 0.999),
     "conversion_rates": (0.001, 0.999),
     "surface_regularity": (0.001, 1000),
+    "rate_drift": (0, 1),
 }
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*")
 

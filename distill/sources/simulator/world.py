@@ -120,10 +120,6 @@ class World:
     items: Items
     surfaces: Surfaces
 
-    @property
-    def first_day(self) -> int:
-        return 1 - self.config.history_days
-
     def step(self) -> None:
         """Move to the next day: tastes and popularities take a step."""
         config = self.config
@@ -275,7 +271,8 @@ def _surfaces(config: SimulatorConfig, items: Items) -> Surfaces:
     turn = rng.standard_normal((2, n, width, width)) / np.sqrt(width)
     projection = np.sqrt(1 - different**2) * np.eye(width) + different * turn
     projected = np.einsum("ksde,ie->ksid", projection, items.latent) / np.sqrt(width)
-    steps = config.rate_drift * stream(config, "rate drift").standard_normal((config.days, n, 2))
+    drift = np.asarray(config.rate_drift)[:, None]
+    steps = drift * stream(config, "rate drift").standard_normal((config.days, n, 2))
     walk = np.cumsum(steps, axis=0)
     walk -= walk.mean(axis=0)
     return Surfaces(projected, np.zeros((n, 2)), np.concatenate([np.zeros((1, n, 2)), walk]))
