@@ -296,13 +296,23 @@ def test_any_size(tmp_path: Path, history: int) -> None:
 
 
 def test_one_user_may_have_every_row(tmp_path: Path) -> None:
-    config = replace(SMALL, users=1, items=2, days=1, rows_per_day=3000, history_events=0.0, history_days=0)
-    table = log_of(write(tmp_path / "d", replace(config, surfaces=["feed"], **dict.fromkeys(LISTS, [0.5]))))
+    config = SimulatorConfig(
+        days=1,
+        rows_per_day=3000,
+        users=1,
+        items=2,
+        history_events=0.0,
+        history_days=0,
+        surfaces=["feed"],
+        surface_shares=[1.0],
+        click_rates=[0.5],
+        conversion_rates=[0.5],
+        surface_regularity=[1.0],
+        rate_drift=[0.0],
+    )
+    table = log_of(write(tmp_path / "d", config))
     assert table.num_rows == 3000
     assert set(table["user_id"].to_pylist()) == {0}
-
-
-LISTS = ("surface_shares", "click_rates", "conversion_rates", "surface_regularity", "rate_drift")
 
 
 @pytest.mark.parametrize(
