@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from typing import Any
 from distill.progress import Progress
 
 _POLL_SECONDS = 0.25
+_GRACE_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,17 @@ class _Worker:
 def _start(counter: Synchronized) -> None:
     _Worker.counter = counter
     signal.signal(signal.SIGTERM, _stop)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    """Stop with the process that wants the results, even one that was killed and could not say so."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_GRACE_SECONDS)  # for a job under way to remove its half files
+    os._exit(1)
 
 
 def _stop(*unused: object) -> None:

@@ -226,9 +226,9 @@ def test_a_reader_that_leaves_early() -> None:
 
 
 def test_validate_tells_the_size(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["validate", DEMO, "--set", "students.feed_din.channels=[none]", "--set", "seeds=[5]"]
+    arguments = ["validate", DEMO, "--set", "students.stories_din.channels=[none]", "--set", "seeds=[5]"]
     assert main(arguments) == 0
-    assert ": ok, teacher gem, 6 students in 16 cells, 1 seeds, config " in capsys.readouterr().out
+    assert ": ok, teacher gem, 4 students in 16 cells, 1 seeds, config " in capsys.readouterr().out
 
 
 def test_validate_collects_the_problems_of_all_files(
