@@ -5,8 +5,10 @@ It holds what `state_dict` says: dense parameters, and under `tables.` the rows 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,12 +30,12 @@ def save_model(model: Architecture, path: Path, meta: Mapping[str, Any]) -> None
         path: a `.safetensors` file; its folder is made.
         meta: facts to keep beside the tensors, such as `trained_through`.
     """
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     with atomic_path(path) as temporary:
-        save_file(
-            {n: t.contiguous() for n, t in model.state_dict().items()},
-            temporary,
-            metadata={"meta": json.dumps(dict(meta), sort_keys=True)},
-        )
+        try:
+            save_file(tensors, temporary, metadata={"meta": json.dumps(dict(meta), sort_keys=True)})
+        except SafetensorError as error:
+            raise _as_os_error(error) from error
 
 
 def load_model(model: Architecture, path: Path) -> dict[str, Any]:
@@ -64,6 +66,12 @@ def load_model(model: Architecture, path: Path) -> dict[str, Any]:
     _refuse_other_shapes(model.state_dict(), tensors, path)
     model.load_state_dict(tensors)
     return meta
+
+
+def _as_os_error(error: SafetensorError) -> OSError:
+    """What the system said, which safetensors has only in its text."""
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number.group(1)) if number else errno.EIO, str(error))
 
 
 def _refuse_other_shapes(own: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from distill.errors import UserError
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -19,6 +24,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     Yields:
         The path to write to. Two writers of one path never share it: the last to end wins, whole.
+
+    Raises:
+        UserError: the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,5 +37,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o644)  # mkstemp gives 0600, which would keep others from reading a shared run folder
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise UserError(
+            f"{path}: the disk is full ({os.strerror(error.errno)}). Free some space and repeat the command; what is "
+            "done already is kept."
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from distill.errors import UserError
 from distill.predictions import (
     SPLITS,
     CellPredictions,
@@ -17,6 +18,7 @@ from distill.predictions import (
     read_predictions,
     write_predictions,
 )
+from tests.distill.full_disk import full_disk
 from tests.distill.prediction_data import STUDENT, TEACHER, predictions, write_run
 
 
@@ -61,6 +63,14 @@ def test_the_file_has_the_protocols_columns(tmp_path):
     assert table["split"].to_pylist()[:3] == ["train", "tune", "test"]
     assert table["label_click"].to_pylist()[:3] == [None, 0, 1]
     assert table.schema.field("day").type == pa.int32()
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_half_one(tmp_path):
+    write_predictions(tmp_path / "0.parquet", mixed())
+    with full_disk(), pytest.raises(UserError, match=r"0\.parquet: the disk is full"):
+        write_predictions(tmp_path / "0.parquet", mixed(2000))
+    assert_equal(read_predictions(tmp_path / "0.parquet"), mixed())
+    assert [path.name for path in tmp_path.iterdir()] == ["0.parquet"]
 
 
 def test_splits_that_are_not_asked_for_are_not_read(tmp_path):

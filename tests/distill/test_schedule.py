@@ -68,3 +68,20 @@ def test_bad_schedules_are_refused(change, word):
 def test_final_without_test_days_is_refused():
     with pytest.raises(UserError, match="--final"):
         Schedule(ScheduleConfig(test_days=[]), n_days=14, final=True)
+
+
+def test_days_without_rows_are_neither_trained_on_nor_predicted():
+    plan = Schedule(ScheduleConfig(), n_days=14).student_plan().only([1, 2, 4, 7, 9, 10, 11])
+    assert plan.train == (1, 2, 4, 7, 9, 10)
+    assert plan.predict_after == {1: (2,), 2: (4,), 4: (7,), 7: (9,), 9: (10,), 10: (11,)}
+
+
+def test_frozen_students_days_without_rows():
+    plan = Schedule(ScheduleConfig(kind="frozen"), n_days=14, final=True).student_plan().only([8, 9, 13, 14])
+    assert plan.train == (8, 9)
+    assert plan.predict_after == {8: (9,), 9: (13, 14)}
+
+
+def test_first_day_with_rows_is_not_predicted():
+    plan = Schedule(ScheduleConfig(), n_days=14).student_plan().only([10, 11])
+    assert plan.train == (10,) and plan.predict_after == {10: (11,)}

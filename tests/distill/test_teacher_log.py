@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from distill.checkpoint import file_hash
-from distill.errors import LogError
+from distill.errors import LogError, UserError
 from distill.teacher_log import LogManifest, TeacherLog, day_is_logged, write_day
+from tests.distill.full_disk import full_disk
 
 TASKS = ("click", "conversion")
 
@@ -132,6 +133,19 @@ def test_a_day_without_manifest_does_not_exist(tmp_path):
     assert not day_is_logged(tmp_path, 9, "c" * 64, "f" * 64)
     with pytest.raises(LogError, match="no day-0009.parquet with its manifest"):
         open_log(tmp_path).join(torch.tensor([10]), 9)
+
+
+def test_a_day_whose_file_is_gone_is_to_be_logged_again(tmp_path):
+    write(tmp_path).unlink()
+    assert not day_is_logged(tmp_path, 9, "c" * 64, "f" * 64)
+
+
+def test_a_full_disk_leaves_no_half_day(tmp_path):
+    write(tmp_path)
+    with full_disk(), pytest.raises(UserError, match=r"day-0009\.parquet: the disk is full"):
+        write(tmp_path, ids=tuple(range(2000)))
+    assert not day_is_logged(tmp_path, 9, "c" * 64, "f" * 64)
+    assert [path.name for path in tmp_path.iterdir()] == ["day-0009.parquet"]
 
 
 def test_a_newer_snapshot_makes_the_day_be_logged_again(tmp_path):
