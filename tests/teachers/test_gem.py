@@ -1,0 +1,183 @@
+"""GEM on synthetic batches: shapes, empty histories, base rates of every surface, saving, refusals."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from distill.checkpoint import load_model, save_model
+from distill.errors import UserError
+from distill.losses import label_loss
+from distill.schema import FeatureSchema
+from experiments.benchmarks.synthetic import make_batch, make_schema
+from teachers.config import GEMConfig
+from teachers.gem import GEM, build
+from tests.students.test_students import reordered
+
+LENGTHS = [2, 0, 1, 4, 3]
+SMALL: dict[str, Any] = {
+    "dim": 8,
+    "history_length": 4,
+    "layers": 2,
+    "fm_tokens": 3,
+    "linear_tokens": 2,
+    "rank": 2,
+    "mlp": [6, 5],
+}
+
+
+def schema_of(dense: int = 2) -> FeatureSchema:
+    return make_schema([7, 5, 3], dense=dense, tasks=("click", "conversion"))
+
+
+def make_gem(schema: FeatureSchema, seed: int = 0, **options: Any) -> GEM:
+    """GEM with the item in the middle of its features; `tasks` and `features` may be changed too."""
+    item, first, last = schema.sparse
+    names: dict[str, Any] = {"tasks": schema.task_names, "features": (first, item, last)}
+    names |= {key: options.pop(key) for key in list(names) if key in options}
+    config = GEMConfig(**{**SMALL, **options})
+    return build(config, schema, dense_features=schema.dense, seed=seed, table_learning_rate=0.1, **names)
+
+
+@pytest.mark.parametrize("lengths", [LENGTHS, [0, 0, 0], [1]], ids=["some", "none", "one"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"sequence_layers": 0}, {"sequence_layers": 2, "seeds": 0, "recent": 0}, {"heads": 4, "layers": 1}],
+)
+def test_logits_and_taps_have_their_widths_and_train(lengths: list[int], options: dict[str, Any]) -> None:
+    schema = schema_of()
+    model, batch = make_gem(schema, **options), make_batch(schema, lengths, seed=1)
+    output = model(batch)
+    assert output.logits.shape == (len(lengths), 2)
+    assert {name: tap.shape[1] for name, tap in output.taps.items()} == model.tap_widths
+    label_loss(output.logits, batch.labels, batch.label_mask).backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert output.logits.isfinite().all() and all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_every_parameter_and_table_is_trained() -> None:
+    schema = schema_of()
+    model, batch = make_gem(schema), make_batch(schema, [4] * 128, seed=1)
+    before = model.tables.export()
+    label_loss(model(batch).logits, batch.labels, batch.label_mask).backward()
+    still = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert still == []
+    after = model.tables.export()
+    assert [name for name in before if torch.equal(before[name], after[name])] == []
+
+
+def test_permuting_examples_permutes_logits() -> None:
+    schema = schema_of()
+    model, batch = make_gem(schema).eval(), make_batch(schema, LENGTHS, seed=1)
+    order = [3, 1, 4, 0, 2]
+    moved = replace(reordered(batch, order), domain=batch.domain[order], timestamp=batch.timestamp[order])
+    torch.testing.assert_close(model(moved).logits, model(batch).logits[order])
+
+
+def test_history_matters_and_without_its_length_it_does_not() -> None:
+    schema = schema_of()
+    batch = make_batch(schema, [4, 3, 2], seed=1)
+    assert batch.history is not None
+    other = replace(batch, history=replace(batch.history, item=(batch.history.item + 1) % 7))
+    rich, thin = make_gem(schema).eval(), make_gem(schema, history_length=0).eval()
+    assert not torch.allclose(rich(batch).logits, rich(other).logits)
+    assert torch.equal(thin(batch).logits, thin(replace(batch, history=None)).logits)
+    assert not hasattr(thin, "events")
+
+
+def test_without_dense_features() -> None:
+    schema = schema_of(dense=0)
+    assert make_gem(schema)(make_batch(schema, LENGTHS, seed=1)).logits.shape == (5, 2)
+
+
+def test_one_task_of_two_and_no_item_feature() -> None:
+    schema = schema_of()
+    model = make_gem(schema, tasks=("conversion",), features=("feature_2",), history_length=0)
+    assert model.task_index == [1]
+    assert model(make_batch(schema, LENGTHS, seed=1)).logits.shape == (5, 1)
+
+
+def logit(rate: float) -> float:
+    return math.log(rate / (1 - rate))
+
+
+def test_every_surface_starts_at_its_rate_and_an_unknown_one_at_the_mean() -> None:
+    model, nan = make_gem(schema_of()), math.nan
+    rates = {"click": [0.2, nan, 0.6], "conversion": [nan, nan, 0.1]}
+    model.set_base_rates({task: torch.tensor(values, dtype=torch.float64) for task, values in rates.items()})
+    click, conversion = model.surface_bias.weight.T.tolist()
+    assert click == pytest.approx([logit(0.2), logit(0.4), logit(0.6)])
+    assert conversion == pytest.approx([logit(0.1)] * 3)
+
+
+def test_rates_of_nothing_and_of_all_stay_finite() -> None:
+    model = make_gem(schema_of())
+    model.set_base_rates(
+        {"click": torch.tensor([0.0, 1.0, 0.5]).double(), "conversion": torch.full((3,), math.nan).double()}
+    )
+    click, conversion = model.surface_bias.weight.T.tolist()
+    assert click == pytest.approx([logit(1e-4), -logit(1e-4), 0.0], abs=1e-4)
+    assert conversion == [0.0, 0.0, 0.0]
+
+
+def test_base_rates_are_added_to_the_logits() -> None:
+    schema = schema_of()
+    model, batch = make_gem(schema).eval(), make_batch(schema, LENGTHS, seed=1)
+    before = model(batch).logits
+    model.set_base_rates({task: torch.tensor([0.1, 0.5, 0.9]).double() for task in schema.task_names})
+    expected = torch.tensor([logit(0.1), 0.0, logit(0.9)])[batch.domain]
+    torch.testing.assert_close((model(batch).logits - before), expected.unsqueeze(1).expand(-1, 2))
+
+
+def test_saved_and_loaded_it_predicts_the_same(tmp_path: Path) -> None:
+    schema = schema_of()
+    model, other = make_gem(schema, seed=0).eval(), make_gem(schema, seed=1).eval()
+    batch = make_batch(schema, LENGTHS, seed=1)
+    assert not torch.equal(model(batch).logits, other(batch).logits)
+    save_model(model, tmp_path / "gem.safetensors", {})
+    load_model(other, tmp_path / "gem.safetensors")
+    assert torch.equal(model(batch).logits, other(batch).logits)
+
+
+def test_same_seed_same_teacher() -> None:
+    schema = schema_of()
+    torch.manual_seed(1)
+    first, drawn = make_gem(schema, seed=3).state_dict(), torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(1), drawn)
+    torch.manual_seed(2)
+    again = make_gem(schema, seed=3).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dim": 6}, "options.dim: got 6, allowed: a multiple of 4"),
+        ({"dim": 0}, "options.dim: got 0"),
+        ({"dim": 8, "heads": 3}, "options.dim: got 8, .* and of options.heads, 3"),
+        ({"heads": 0}, "options.heads: got 0, allowed: at least 1"),
+        ({"layers": 0}, "options.layers: got 0, allowed: at least 1"),
+        ({"rank": 0}, "options.rank: got 0"),
+        ({"fm_tokens": 0}, "options.fm_tokens: got 0"),
+        ({"linear_tokens": 0}, "options.linear_tokens: got 0"),
+        ({"seeds": -1}, "options.seeds: got -1, allowed: at least 0"),
+        ({"recent": -1}, "options.recent: got -1"),
+        ({"sequence_layers": -1}, "options.sequence_layers: got -1"),
+        ({"history_length": -1}, "options.history_length: got -1"),
+        ({"mlp": []}, r"options.mlp: got \[\], allowed: at least one width"),
+        ({"mlp": [8, 0]}, r"options.mlp: got \[8, 0\]"),
+        ({"dropout": 1.0}, "options.dropout: got 1.0, allowed: 0 or more, less than 1"),
+        ({"features": ("feature_1",)}, "share the table of 'item_id'"),
+        ({"features": ("item_idd",)}, "features: got 'item_idd'.*Did you mean 'item_id'"),
+        ({"tasks": ("clicks",)}, "tasks: got 'clicks'.*Did you mean 'click'"),
+    ],
+)
+def test_options_that_cannot_be_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make_gem(schema_of(), **options)
