@@ -7,15 +7,16 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.sharedctypes import Synchronized
 from typing import Any
 
-from distill.progress import Progress
+from distill.progress import Progress, Task
 
 _POLL_SECONDS = 0.25
 _GRACE_SECONDS = 10
@@ -60,7 +61,7 @@ def run_jobs(jobs: Sequence[Job], title: str, workers: int, progress: Progress) 
     counter = context.Value("q", 0)
     pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _start, (counter,))
     with progress.task(title, total=sum(job.examples for job in jobs), unit="examples") as bar, _ending(pool):
-        _watch([pool.submit(_call, job) for job in jobs], counter, bar)
+        _hand_out(jobs, pool, workers, counter, bar)
 
 
 def default_workers() -> int:
@@ -89,7 +90,7 @@ def _ending(pool: ProcessPoolExecutor) -> Iterator[None]:
         try:
             yield
         except Exception:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown()
             raise
     except KeyboardInterrupt:
         for process in multiprocessing.active_children():
@@ -97,17 +98,23 @@ def _ending(pool: ProcessPoolExecutor) -> Iterator[None]:
                 process.terminate()
         raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown()
 
 
-def _watch(futures: Sequence[Future[None]], counter: Synchronized, bar: Any) -> None:
-    shown, pending = 0, set(futures)
-    while pending:
-        done, pending = wait(pending, timeout=_POLL_SECONDS, return_when=FIRST_EXCEPTION)
+def _hand_out(
+    jobs: Sequence[Job], pool: ProcessPoolExecutor, workers: int, counter: Synchronized, bar: Task
+) -> None:
+    """Keep every process busy. A job is handed out when a process is free for it, so that none waits in the pool, where
+    an error would not cancel it."""
+    shown, waiting, pending = 0, deque(jobs), set[Future[None]]()
+    while waiting or pending:
+        while waiting and len(pending) < workers:
+            pending.add(pool.submit(_call, waiting.popleft()))
+        done, pending = wait(pending, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
         for future in done:
             future.result()
         now = counter.value
-        bar.advance(now - shown, jobs=f"{len(futures) - len(pending)}/{len(futures)}")
+        bar.advance(now - shown, jobs=f"{len(jobs) - len(waiting) - len(pending)}/{len(jobs)}")
         shown = now
 
 
