@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen
 from torch import Tensor
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
@@ -81,6 +82,19 @@ def shard(
             sharders=[sharder],
             init_parameters=False,
         )
+
+
+def whole_table(model: DistributedModelParallel) -> SplitTableBatchedEmbeddingBagsCodegen | None:
+    """fbgemm's table inside, when this process holds all of it; None with several processes.
+
+    With one process torchrec's exchange of ids and rows changes nothing, and takes twice as long as the
+    look-up itself.
+    """
+    if dist.get_world_size() > 1:
+        return None
+    (lookup,) = model.module._lookups
+    (kernel,) = lookup._emb_modules
+    return kernel.emb_module
 
 
 def local_state(model: DistributedModelParallel) -> tuple[int, Tensor, Tensor]:

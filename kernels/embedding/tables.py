@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 
 from kernels.embedding.bags import KEYS, Layout, gather_bags
-from kernels.embedding.sharding import all_rows, local_state, shard
+from kernels.embedding.sharding import all_rows, local_state, shard, whole_table
 
 EPS = 1e-8
 
@@ -78,6 +78,7 @@ class EmbeddingTables(nn.Module):
         self._layout = Layout(dict(tables), history_feature, torch.device(device))
         # In a list, because a module kept as an attribute would hand the tables to every dense optimiser.
         self._model = [shard(self._layout.n_rows, dim, KEYS, learning_rate, EPS, torch.device(device))]
+        self._whole = [whole_table(self._model[0])]
         for feature, rows in tables.items():
             weight = _initial_rows(seed, feature, rows, dim, init_std)
             self._load_feature(feature, weight, torch.zeros(rows))
@@ -117,12 +118,18 @@ class EmbeddingTables(nn.Module):
             # fbgemm's operator exists for autograd only, which inference mode takes away.
             with torch.inference_mode(False), torch.no_grad():
                 return self._look_up(ids)
-        found = self._model[0](ids)
-        assert tuple(found.keys()) == KEYS, f"torchrec returned the keys {found.keys()}"
-        rows = found.values()
+        rows = self._found(ids)
         if rows.requires_grad:
             rows.register_hook(refuse_non_finite)
         return rows.view(-1, self.dim)
+
+    def _found(self, ids: KeyedJaggedTensor) -> Tensor:
+        """Rows of the bags, the first key's beside the second's, [N / 2, 2 * D]."""
+        if self._whole[0] is not None:
+            return self._whole[0](ids.values(), ids.offsets())
+        found = self._model[0](ids)
+        assert tuple(found.keys()) == KEYS, f"torchrec returned the keys {found.keys()}"
+        return found.values()
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Change the learning rate from the next backward pass on."""

@@ -38,13 +38,16 @@ def keyed(bags: Mapping[str, Sequence[Sequence[int]]]) -> KeyedJaggedTensor:
     return KeyedJaggedTensor(list(bags), values, lengths=lengths, stride=len(next(iter(bags.values()))))
 
 
-def random_batch(examples: int, events: int, seed: int) -> tuple[dict[str, list[list[int]]], Tensor]:
-    """Ids that repeat within and between features and history; `tags` has 0 to 3 ids per example."""
+def random_batch(
+    examples: int, events: int, seed: int, single: bool = False
+) -> tuple[dict[str, list[list[int]]], Tensor]:
+    """Ids that repeat within and between features and history; `tags` has 0 to 3 ids per example, or one."""
     draw = np.random.default_rng(seed)
+    lengths = np.ones(examples, int) if single else draw.integers(0, 4, examples)
     bags = {
         "user": [[int(i)] for i in draw.integers(0, 5, examples)],
         "item": [[int(i)] for i in draw.integers(0, 6, examples)],
-        "tags": [list(map(int, draw.integers(0, 7, n))) for n in draw.integers(0, 4, examples)],
+        "tags": [list(map(int, draw.integers(0, 7, n))) for n in lengths],
     }
     return bags, torch.from_numpy(draw.integers(0, 6, events))
 
@@ -67,14 +70,17 @@ def rowwise_adagrad(weight: np.ndarray, moment: np.ndarray, gradient: np.ndarray
     weight -= rate * gradient / (np.sqrt(moment) + 1e-8)[:, None]
 
 
+@pytest.mark.parametrize("single", [False, True])
 @pytest.mark.parametrize(("examples", "events"), [(1, 0), (5, 1), (6, 13), (33, 100)])
-def test_training_equals_unfused_tables_with_handwritten_adagrad(examples: int, events: int) -> None:
+def test_training_equals_unfused_tables_with_handwritten_adagrad(
+    examples: int, events: int, single: bool
+) -> None:
     tables = make()
     start = tables.export()
     weights = {name: start[f"{name}.weight"].double().numpy() for name in SIZES}
     moments = {name: np.zeros(size) for name, size in SIZES.items()}
     for step in range(4):
-        bags, history = random_batch(examples, events, seed=step)
+        bags, history = random_batch(examples, events, step, single)
         draw = torch.Generator().manual_seed(step)
         for_features = torch.randn(examples, 3, DIM, generator=draw)
         for_events = torch.randn(events, DIM, generator=draw)
@@ -277,6 +283,8 @@ def test_large_finite_gradients_whose_sum_overflows_are_no_reason_to_stop() -> N
         ({"item": [[-1], [0]]}, [], r"feature 'item': got id -1, allowed: 0 to 29"),
         ({"tags": [[1, 2], [3, 99]]}, [], r"feature 'tags': got id 99, allowed: 0 to 6"),
         ({}, [1, 30, 2], r"feature 'item': got id 30, allowed: 0 to 29"),
+        ({"tags": [[5], [7]]}, [], r"feature 'tags': got id 7, allowed: 0 to 6"),
+        ({"tags": [[5], [6]]}, [1, -1], r"feature 'item': got id -1, allowed: 0 to 29"),
     ],
 )
 def test_an_id_outside_its_table_is_named(
