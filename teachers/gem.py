@@ -82,7 +82,6 @@ class GEM(Architecture):
             )
             self.summaries = Summaries(config.dim, config.heads, config.seeds, config.recent)
             tokens += self.summaries.tokens
-        self.norm = nn.LayerNorm(config.dim)
         self.interactions = nn.ModuleList()
         for _ in range(config.layers):
             layer = WukongLayer(tokens, config.dim, config.fm_tokens, config.linear_tokens, config.rank)
@@ -109,7 +108,8 @@ class GEM(Architecture):
                 events = layer(events, history.offsets)
             target = embedded.features[:, self.item_place]
             tokens.append(self.summaries(events, history.offsets, target))
-        crossed = self.norm(torch.cat(tokens, dim=1))
+        # No norm here: it would blow up the rows of ids that were hardly ever trained.
+        crossed = torch.cat(tokens, dim=1)
         for layer in self.interactions:
             crossed = layer(crossed)
         interaction = crossed.flatten(1)
