@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
-from pathlib import Path
+from typing import Any
 
 from torch.utils.data import IterableDataset
 
 from distill.batch import Batch
-from distill.config import OptimizerConfig, StudentConfig
+from distill.config import OptimizerConfig
 from distill.dataset import DataSet
 from distill.stream import DayStream
 from experiments.benchmarks.peers.harness import Clock, Task
@@ -24,21 +24,19 @@ from experiments.benchmarks.peers.work import (
     TABLE_RATE_FACTOR,
     TASK,
 )
-from experiments.pipeline.build import build_model
 from experiments.pipeline.jobs import first_rates
+from students import dcn_v2, deepfm, din
 from students.base import Student
+from students.config import DCNv2Config, DeepFMConfig, DINConfig
 
-OPTIONS = {
-    "deepfm": {"dim": DIM, "mlp": list(MLP)},
-    "dcn_v2": {"dim": DIM, "mlp": list(MLP), "cross_layers": CROSS_LAYERS, "cross_rank": 0},
-    # What is known of an event beside its item is no field of the others.
-    "din": {
-        "dim": DIM,
-        "mlp": list(MLP),
-        "attention": list(ATTENTION),
-        "event_context": False,
-        "history_length": HISTORY_LENGTH,
-    },
+# What is known of an event beside its item is no field of the others.
+STUDENTS: dict[str, tuple[Callable[..., Student], Any]] = {
+    "deepfm": (deepfm.build, DeepFMConfig(DIM, list(MLP))),
+    "dcn_v2": (dcn_v2.build, DCNv2Config(DIM, CROSS_LAYERS, 0, "parallel", list(MLP))),
+    "din": (
+        din.build,
+        DINConfig(DIM, list(ATTENTION), list(MLP), event_context=False, history_length=HISTORY_LENGTH),
+    ),
 }
 
 
@@ -55,14 +53,17 @@ def optimizer(task: Task) -> OptimizerConfig:
 
 
 def build_student(task: Task, data: DataSet) -> Student:
-    """The student as an experiment builds it, its bias at the first day's rate."""
-    import experiments.catalog  # noqa: F401  fills the registries
-
-    config = StudentConfig(
-        architecture=task.model, options=OPTIONS[task.model], tasks=[TASK], features=list(FIELDS)
+    """The student of the fields alone, its bias at the first day's rate."""
+    build, config = STUDENTS[task.model]
+    student = build(
+        config,
+        schema=data.schema,
+        tasks=(TASK,),
+        features=FIELDS,
+        dense_features=(),
+        seed=0,
+        table_learning_rate=optimizer(task).table_learning_rate,
     )
-    student = build_model("student", config, optimizer(task), data.schema, 0, Path())
-    assert isinstance(student, Student)
     student.set_base_rates(first_rates(data, task.description.train_days[0], None))
     return student
 
