@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import csv
 import io
+import json
 import re
 import resource
 import subprocess
@@ -25,6 +27,7 @@ from distill.sources.config import SimulatorConfig
 from experiments.__main__ import main
 from experiments.cli import VERBS
 from tests.distill.prepared_data import write_small
+from tests.experiments.synthetic_run import write_synthetic_run
 
 PROJECT = Path(__file__).parents[2]
 DEMO = str(PROJECT / "experiments" / "demo.yaml")
@@ -363,3 +366,14 @@ def test_a_mutated_experiment_never_ends_in_a_traceback(
         said = io.StringIO()
         patch.setattr(sys, "stderr", said)
         assert main(["validate", str(path)]) in (0, 2), said.getvalue()
+
+
+def test_compare_keeps_the_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_synthetic_run(tmp_path / "run")
+    assert main(["compare", str(tmp_path / "run"), "--save", str(tmp_path / "kept.csv")]) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    for name, key in (("kept.csv", "rows"), ("kept_transfer.csv", "transfer")):
+        with (tmp_path / name).open(newline="") as file:
+            kept = list(csv.DictReader(file))
+        as_text = [{k: "" if v is None else str(v) for k, v in row.items()} for row in results[key]]
+        assert kept and kept == as_text
