@@ -138,7 +138,9 @@ def _follow_parent() -> None:
     assert parent is not None
     parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(_GRACE_SECONDS)  # for a job under way to remove its half files
+    given_up = time.monotonic() + _GRACE_SECONDS
+    while _Worker.busy and time.monotonic() < given_up:  # a job under way removes its half files
+        time.sleep(_POLL_SECONDS)
     os._exit(1)
 
 

@@ -41,3 +41,10 @@ def die(progress: Progress) -> None:
 def _wait(path: Path) -> None:
     while not path.exists():
         time.sleep(0.02)
+
+
+def tell_and_wait(path: Path, progress: Progress) -> None:
+    """Write the number of this process, then wait for its end."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(str(os.getpid()))
+    time.sleep(600)

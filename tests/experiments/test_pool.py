@@ -6,6 +6,8 @@ import io
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures.process import BrokenProcessPool
@@ -17,6 +19,8 @@ from distill.errors import DataError
 from distill.progress import PlainProgress
 from experiments.pipeline.pool import Job, run_jobs
 from tests.experiments import pool_jobs
+
+PROJECT = Path(__file__).parents[2]
 
 
 def names(folder: Path) -> list[str]:
@@ -92,3 +96,28 @@ def test_worker_that_is_killed_is_noticed() -> None:
     with pytest.raises(BrokenProcessPool):
         run_jobs([Job(pool_jobs.die, (), 0)] * 2, "students", 2, PlainProgress(io.StringIO()))
     assert multiprocessing.active_children() == []
+
+
+def test_workers_of_a_killed_process_stop(tmp_path: Path) -> None:
+    """Nobody can tell them; they notice."""
+    code = (
+        "import io, sys; from pathlib import Path; from distill.progress import PlainProgress\n"
+        "from experiments.pipeline.pool import Job, run_jobs; from tests.experiments import pool_jobs\n"
+        "jobs = [Job(pool_jobs.tell_and_wait, (Path(sys.argv[1]) / str(n),), 0) for n in range(2)]\n"
+        "run_jobs(jobs, 'students', 2, PlainProgress(io.StringIO()))\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=PROJECT) as parent:
+        workers = [_told(tmp_path / str(n)) for n in range(2)]
+        parent.kill()
+    end = time.monotonic() + 30
+    while any(Path(f"/proc/{worker}").exists() for worker in workers) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+
+
+def _told(path: Path) -> int:
+    """The process id that a worker wrote."""
+    end = time.monotonic() + 120
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    return int(path.read_text())
