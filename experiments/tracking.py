@@ -53,8 +53,13 @@ class Tracker(Protocol):
 class Tracked(Protocol):
     """What the tracker needs of an experiment."""
 
-    config: ExperimentConfig
-    config_hash: str
+    @property
+    def config(self) -> ExperimentConfig:
+        """Resolved settings."""
+
+    @property
+    def config_hash(self) -> str:
+        """sha256 of the resolved settings."""
 
     @property
     def folder(self) -> Path:

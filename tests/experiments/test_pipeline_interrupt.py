@@ -1,0 +1,159 @@
+"""Ctrl-C on a real `distill run`: a readable folder, no process left, and a later run that ends the job."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from safetensors import safe_open
+
+from experiments.__main__ import main
+from experiments.pipeline.status import RunStatus
+from experiments.recorded import read_run
+from tests.experiments.tiny_experiment import EXPERIMENT, write_days, write_experiment
+
+SECONDS = 120
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_days(tmp_path_factory.mktemp("data") / "mine", days=4, rows=150)
+
+
+def slow(folder: Path, data: Path, workers: int) -> Path:
+    """An experiment whose teacher takes many small steps."""
+    return write_experiment(
+        folder,
+        data,
+        folder.parent / "cache",
+        teacher__optimizer={"batch_size": 2},
+        students=[EXPERIMENT["students"][0] | {"verticals": ["feed"], "channels": ["ah"]}],
+        schedule={"tune_days": [4], "test_days": []},
+        floor=False,
+        workers=workers,
+    )
+
+
+def start(config: Path) -> subprocess.Popen[str]:
+    """`distill run` in a session of its own."""
+    command = [sys.executable, "-m", "experiments", "run", str(config)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + SECONDS
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, f"{path} did not appear"
+        time.sleep(0.02)
+
+
+def alive(session: int) -> Iterator[str]:
+    """Command lines of the processes of a session, dead ones left out."""
+    for entry in Path("/proc").iterdir():
+        try:
+            state, _, _, of_session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+            if entry.name.isdigit() and int(of_session) == session and state != "Z":
+                yield (entry / "cmdline").read_text().replace("\0", " ")
+        except (OSError, ValueError):  # no process, or one that has just ended
+            continue
+
+
+def wait_until_nobody_is_left(session: int) -> None:
+    end = time.monotonic() + 20
+    while left := list(alive(session)):
+        assert time.monotonic() < end, left
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_interrupted_run_is_readable_and_can_be_finished(
+    data: Path, tmp_path: Path, workers: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = slow(tmp_path / "a", data, workers)
+    out = tmp_path / "a" / "out"
+    process = start(config)
+    wait_for(out / "teacher" / "0" / "snapshots" / "day-0001.safetensors", process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the job
+    printed, messages = process.communicate(timeout=SECONDS)
+
+    assert process.returncode == 1
+    assert messages.splitlines()[-1] == "distill: interrupted" and "Traceback" not in messages + printed
+    wait_until_nobody_is_left(process.pid)
+    run = read_run(out)
+    assert (run.status["state"], run.status["step"]) == ("interrupted", "teacher")
+    assert not run.complete and not list(tmp_path.rglob("*.partial*"))
+    everything_is_readable(out)
+
+    assert main(["run", str(config)]) == 0
+    assert json.loads((out / "status.json").read_text())["state"] == "done"
+    assert read_run(out).complete
+    only_progress_and_results(*capfd.readouterr())
+
+
+def everything_is_readable(out: Path) -> None:
+    for path in filter(Path.is_file, out.rglob("*")):
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+        elif path.suffix == ".parquet":
+            pq.read_table(path)
+        elif path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                assert [file.get_tensor(name) for name in file.keys()]
+
+
+def only_progress_and_results(printed: str, messages: str) -> None:
+    """Neither Lightning nor torchrec nor W&B has a word in it."""
+    *judged, report = printed.splitlines()
+    assert report.startswith("Report: ") and all(line.startswith(("ok     ", "BROKEN ")) for line in judged)
+    titles = ("write parquet", "gem all", "teacher", "small feed", "students", "scores", "W&B runs")
+    assert [line for line in messages.splitlines() if not line.startswith(titles)] == []
+
+
+def test_interrupt_while_students_train_keeps_what_is_done(data: Path, tmp_path: Path) -> None:
+    students = [EXPERIMENT["students"][0] | {"channels": ["ah"]}]
+    days = {"tune_days": [4], "test_days": []}
+    config = write_experiment(
+        tmp_path / "a", data, tmp_path / "cache", students=students, schedule=days, floor=False, seeds=[0]
+    )
+    out = tmp_path / "a" / "out"
+
+    def reports() -> list[Path]:
+        return list(out.glob("checkpoints/*/0/report.json"))
+
+    def press_ctrl_c() -> None:
+        while len(reports()) < 3:
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=press_ctrl_c, daemon=True)
+    thread.start()
+    assert main(["run", str(config)]) == 1
+    thread.join(timeout=5)
+    status = json.loads((out / "status.json").read_text())
+    assert (status["state"], status["step"]) == ("interrupted", "student")
+    kept = {path: path.stat().st_mtime_ns for report in reports() for path in report.parent.iterdir()}
+    assert 3 <= len(reports()) < 5, "the teacher, and two of four students"
+    assert main(["run", str(config)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept and read_run(out).complete
+
+
+def test_sigterm_interrupts_as_ctrl_c_does(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), RunStatus(tmp_path, "hash", None) as step:
+        step("teacher")
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert (status["state"], status["step"]) == ("interrupted", "teacher")
+    assert signal.getsignal(signal.SIGTERM) is before
