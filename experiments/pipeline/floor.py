@@ -51,7 +51,8 @@ def run_floor(experiment: Experiment, progress: Progress) -> None:
     """Train on the days up to three before tuning starts, predict all later ones; the same file for every seed.
 
     Args:
-        experiment: with tuning from day 9, days 1-6 are trained on and days from 7 are predicted.
+        experiment: with tuning from day 9, days 2-6 are trained on (before day 1 there are no rates) and days
+            from 7 are predicted.
         progress: shown to the user.
     """
     last = experiment.schedule.last_day

@@ -38,7 +38,7 @@ REPORT = "report.json"
 
 
 def is_done(experiment: Experiment, cell: Cell, seed: int) -> bool:
-    """True when this training has been finished with these settings through the days that are needed now."""
+    """True when this training has been finished with these settings and data through the days needed now."""
     path = experiment.checkpoint_folder(cell, seed) / REPORT
     if not path.is_file() or not prediction_path(experiment.folder, cell, seed).is_file():
         return False
@@ -47,10 +47,10 @@ def is_done(experiment: Experiment, cell: Cell, seed: int) -> bool:
     ):
         return False
     report = json.loads(path.read_text())
+    same = report["config_hash"] == experiment.config_hash
+    same = same and report["data_fingerprint"] == experiment.data.fingerprint
     # A final run has predicted the tune days on its way to the test days.
-    return (
-        report["config_hash"] == experiment.config_hash and report["last_day"] >= experiment.schedule.last_day
-    )
+    return same and report["last_day"] >= experiment.schedule.last_day
 
 
 def _needed_snapshots(experiment: Experiment, seed: int) -> list[Path]:
@@ -178,6 +178,7 @@ def _train(
     save_model(model, folder / "model.safetensors", {"trained_through": plan.train[-1], "seed": seed})
     report = {
         "config_hash": experiment.config_hash,
+        "data_fingerprint": experiment.data.fingerprint,
         "last_day": experiment.schedule.last_day,
         "cell_id": cell.cell_id,
         "seed": seed,

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors import safe_open
 
 import experiments.catalog  # noqa: F401  fills the registries
 from distill.checkpoint import file_hash, load_model
@@ -21,7 +22,7 @@ from distill.stream import DayStream
 from experiments.__main__ import main
 from experiments.pipeline import environment
 from experiments.pipeline.build import build_model
-from tests.experiments.tiny_experiment import EXPERIMENT, write_days, write_experiment
+from tests.experiments.tiny_experiment import EXPERIMENT, raw_rows, write_days, write_experiment
 
 ONE_STUDENT = [EXPERIMENT["students"][0] | {"verticals": ["feed"], "channels": ["ah"]}]
 
@@ -225,6 +226,45 @@ def test_training_that_goes_wrong_says_where_and_leaves_a_readable_folder(
     status = json.loads((tmp_path / "a" / "out" / "status.json").read_text())
     assert status["state"] == "failed" and "nothing was updated" in status["error"]
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_changed_data_is_trained_on_anew(tmp_path: Path) -> None:
+    data, days = tmp_path / "mine", {"tune_days": [4], "test_days": []}
+    config = small(tmp_path / "a", write_days(data, days=4, rows=150), tmp_path / "cache", schedule=days)
+    assert main(["run", str(config)]) == 0
+    out = tmp_path / "a" / "out"
+    before = predictions(out, cells(out)["small", "ah"], day=4)
+    shutil.rmtree(data)
+    write_days(data, days=4, rows=160)
+    assert main(["run", str(config)]) == 0
+    after = predictions(out, cells(out)["small", "ah"], day=4)
+    feed = raw_rows(data, 4)["example_id"][raw_rows(data, 4)["domain"] == "feed"]
+    assert set(after) == set(feed.tolist()) != set(before)
+    assert len(logged(out / "teacher_log" / "0" / "lag-1", 3)[0]) == 160
+
+
+def own_architecture(folder: Path, data: Path, cache: Path, **options: Any) -> Path:
+    file = Path(__file__).parents[2] / "experiments" / "examples" / "my_student.py"
+    student = {"name": "own", "architecture": f"{file}:MyStudent", "verticals": ["feed"], "options": options}
+    days = {"tune_days": [4], "test_days": []}
+    return small(folder, data, cache, teacher=None, channels={}, students=[student], schedule=days)
+
+
+def test_architecture_of_ones_own(data: Path, cache: Path, tmp_path: Path) -> None:
+    config = own_architecture(tmp_path / "a", data, cache, dim=4, hidden=3)
+    assert main(["run", str(config)]) == 0
+    out = tmp_path / "a" / "out"
+    cell_id = cells(out)["own", "none"]
+    with safe_open(out / "checkpoints" / cell_id / "0" / "model.safetensors", framework="pt") as file:
+        assert file.get_tensor("layer.weight").shape[0] == 3
+
+
+def test_option_that_ones_own_architecture_does_not_take_is_named(
+    data: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = own_architecture(tmp_path / "a", data, cache, dim=4, hiden=3)
+    assert main(["run", str(config)]) == 2
+    assert "options: got 'hiden', allowed: hidden" in capsys.readouterr().err
 
 
 def test_student_that_asks_for_what_the_teacher_does_not_learn_is_refused_at_once(
