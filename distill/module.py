@@ -57,6 +57,14 @@ class DistillModule(L.LightningModule):
         self._steps_before = 0
         self._at: tuple[Batch, int] | None = None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes the hook it is in some fifty times a step; `nn.Module` would ask each time whether that
+        # is a parameter or a module.
+        if name == "_current_fx_name":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def training_step(self, batch: Batch, index: int) -> Tensor:
         self._at = batch, index
         output = self.model(batch)
