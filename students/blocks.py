@@ -166,7 +166,22 @@ class CrossLayer(nn.Module):
         self.up = nn.Linear(rank or width, width)
 
     def forward(self, first: Tensor, x: Tensor) -> Tensor:
-        return torch.addcmul(x, first, self.up(self.down(x)))
+        return _GatedSum.apply(x, first, self.up(self.down(x)))
+
+
+class _GatedSum(torch.autograd.Function):
+    """x + a * b. The gradient of `torch.addcmul` multiplies four times, once by its factor 1; here twice."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return torch.addcmul(x, a, b)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        (gradient,) = gradients
+        a, b = ctx.saved_tensors
+        return gradient, gradient * b, gradient * a
 
 
 class ActivationUnit(nn.Module):

@@ -82,6 +82,7 @@ def test_cross_layer(rank: int) -> None:
     first, x = randn(4, 3), randn(4, 3) + 1
     matrix = layer.up.weight @ layer.down.weight if rank else layer.up.weight
     torch.testing.assert_close(layer(first, x), first * (x @ matrix.T + layer.up.bias) + x)
+    assert torch.autograd.gradcheck(layer, (first, x))
 
 
 @pytest.mark.parametrize("activation", ["prelu", "dice"])
