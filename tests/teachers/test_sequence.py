@@ -85,7 +85,13 @@ def test_event_token_tells_surface_outcome_and_age_apart():
     torch.manual_seed(0)
     encoder = EventEncoder(DIM, domains=3, tasks=2)
     base: dict[str, Any] = {"item": 0, "time": 1_000, "domain": 0, "labels": [0, 0]}
-    others = [{"domain": 1}, {"labels": [1, 0]}, {"labels": [0, 1]}, {"labels": [0, -1]}, {"time": 900_000}]
+    others: list[dict[str, Any]] = [
+        {"domain": 1},
+        {"labels": [1, 0]},
+        {"labels": [0, 1]},
+        {"labels": [0, -1]},
+        {"time": 900_000},
+    ]
     events = [base] + [base | other for other in others]
     batch = Events(
         offsets=torch.tensor([0, len(events)]),
