@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,7 +16,7 @@ from distill.errors import UserError
 from distill.progress import NoProgress
 from experiments.studies.tuning import read_tuning, tune
 
-EXPERIMENT = {
+EXPERIMENT: dict[str, Any] = {
     "name": "tiny",
     "output": "unused",
     "data": {
@@ -30,7 +31,7 @@ EXPERIMENT = {
     "schedule": {"tune_days": [4, 5], "test_days": [6]},
     "workers": 1,
 }
-TRIALS = {
+TRIALS: dict[str, Any] = {
     "teacher": [{"teacher.optimizer.learning_rate": 0.001}],
     "none": [{"students.small.channel_optimizers.none": {"batch_size": 64}}],
     "ah": [{"channels.ah.ah.weight": 2.0}],
