@@ -43,11 +43,8 @@ def add_fuxictr_models(source: str, folder: Path) -> None:
     clone = folder / "repository"
     subprocess.run(["git", "clone", "--quiet", "--no-checkout", source, str(clone)], check=True)
     paths = [f"model_zoo/{name}" for name in FUXICTR_MODELS]
-    subprocess.run(
-        ["git", f"--work-tree={folder}", "checkout", "--quiet", FUXICTR_COMMIT, "--", *paths],
-        cwd=clone,
-        check=True,
-    )
+    command = ["git", f"--git-dir={clone / '.git'}", f"--work-tree={folder}", "checkout", "--quiet"]
+    subprocess.run([*command, FUXICTR_COMMIT, "--", *paths], cwd=folder, check=True)
 
 
 def interpreter(environments: Path, library: str) -> Path:
