@@ -145,7 +145,7 @@ def predict(module: DistillModule, streams: list[IterableDataset]) -> None:
 
 def _trainer(**settings: Any) -> L.Trainer:
     return L.Trainer(
-        accelerator="auto",
+        accelerator="cpu",  # the kernels have no GPU path yet (`distill ls kernels`)
         devices=1,
         logger=False,
         enable_checkpointing=False,

@@ -9,6 +9,7 @@ Shape letters: B examples, F sparse features, N dense features, d width, T event
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -126,14 +127,6 @@ class GEM(Architecture):
                 self.surface_bias.weight[:, place] = bias.float()
 
 
-def build(
-    config: GEMConfig,
-    schema: FeatureSchema,
-    tasks: tuple[str, ...],
-    features: tuple[str, ...],
-    dense_features: tuple[str, ...],
-    seed: int,
-    table_learning_rate: float,
-) -> GEM:
-    """Builder for the registry."""
-    return GEM(config, schema, tasks, features, dense_features, seed, table_learning_rate)
+def build(config: GEMConfig, **common: Any) -> GEM:
+    """Builder for the registry; `common` are the other arguments of `GEM`."""
+    return GEM(config, **common)

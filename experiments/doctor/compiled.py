@@ -58,9 +58,7 @@ def step_finding(step: str, result: dict[str, Any]) -> Finding:
     if result["error"] is None:
         return Finding(step, "works", "works")
     if step == "fbgemm on GPU":
-        remedy = (
-            "A slower substitute holds the embedding tables on the GPU. For fbgemm's own: make setup CUDA=1"
-        )
+        remedy = "Training runs on the CPU, so nothing depends on it yet. For fbgemm's CUDA build: make setup CUDA=1"
         return Finding(step, result["error"], "", "note", remedy)
     return Finding(step, result["error"], "works", "broken", FITTING)
 
@@ -72,7 +70,10 @@ def gpu_finding(torch: dict[str, Any]) -> Finding:
         torch: the probe's description of torch.
     """
     if torch["gpus"]:
-        return Finding("GPU", ", ".join(torch["gpus"]))
+        names = ", ".join(torch["gpus"])
+        return Finding(
+            "GPU", names, "", "note", "Not used yet: the kernels have CPU paths only (distill ls kernels)."
+        )
     if shutil.which("nvidia-smi") is None:
         return Finding("GPU", "none; everything runs on the CPU")
     if torch["cuda_build"] is None:

@@ -41,7 +41,9 @@ def make_gem(schema: FeatureSchema, seed: int = 0, **options: Any) -> GEM:
     names: dict[str, Any] = {"tasks": schema.task_names, "features": (first, item, last)}
     names |= {key: options.pop(key) for key in list(names) if key in options}
     config = GEMConfig(**{**SMALL, **options})
-    return build(config, schema, dense_features=schema.dense, seed=seed, table_learning_rate=0.1, **names)
+    return build(
+        config, schema=schema, dense_features=schema.dense, seed=seed, table_learning_rate=0.1, **names
+    )
 
 
 @pytest.mark.parametrize("lengths", [LENGTHS, [0, 0, 0], [1]], ids=["some", "none", "one"])
