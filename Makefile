@@ -10,7 +10,6 @@ CUDA ?= $(if $(wildcard $(VENV)/.ready-cuda),1,0)
 READY := $(VENV)/.ready-$(if $(filter 1,$(CUDA)),cuda,cpu)
 REQUIREMENTS := $(if $(filter 1,$(CUDA)),-e '.[dev]',-r .ci/cpu/requirements.txt)
 OTHER_PYTHON = gem-distill needs Python 3.11 to 3.14; name one: make $(MAKECMDGOALS) PYTHON=python3.12
-DEMO_OUTPUT := runs/demo
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format clean
@@ -48,7 +47,6 @@ $(READY): pyproject.toml .ci/cpu/requirements.txt .ci/cpu/fbgemm-gpu/pyproject.t
 
 demo: setup
 	$(BIN)/distill run experiments/demo.yaml
-	@echo "Report: $(DEMO_OUTPUT)/report.html"
 
 lint: setup
 	$(BIN)/ruff check
