@@ -150,4 +150,4 @@ def save(table: list[Line], path: Path) -> None:
 
 
 def _rounded(value: object) -> object:
-    return f"{value:.5g}" if isinstance(value, float) else value
+    return float(f"{value:.5g}") if isinstance(value, float) else value
