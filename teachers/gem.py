@@ -79,13 +79,16 @@ class GEM(Architecture):
         if config.history_length:
             self.events = EventEncoder(config.dim, len(self.schema.domains), len(self.schema.tasks))
             self.sequence = nn.ModuleList(
-                SequenceLayer(config.dim, config.heads) for _ in range(config.sequence_layers)
+                SequenceLayer(config.dim, config.sequence.heads) for _ in range(config.sequence_layers)
             )
-            self.summaries = Summaries(config.dim, config.heads, config.seeds, config.recent)
+            self.summaries = Summaries(
+                config.dim, config.sequence.heads, config.summaries.seeds, config.summaries.recent
+            )
             tokens += self.summaries.tokens
         self.interactions = nn.ModuleList()
         for _ in range(config.layers):
-            layer = WukongLayer(tokens, config.dim, config.fm_tokens, config.linear_tokens, config.rank)
+            sizes = config.wukong
+            layer = WukongLayer(tokens, config.dim, sizes.fm_tokens, sizes.linear_tokens, sizes.rank)
             self.interactions.append(layer)
             tokens = layer.tokens_out
         widths = [tokens * config.dim, *config.mlp]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from distill import structured
 from distill.checkpoint import load_model, save_model
 from distill.errors import UserError
 from distill.losses import label_loss
@@ -24,9 +25,7 @@ SMALL: dict[str, Any] = {
     "dim": 8,
     "history_length": 4,
     "layers": 2,
-    "fm_tokens": 3,
-    "linear_tokens": 2,
-    "rank": 2,
+    "wukong": {"fm_tokens": 3, "linear_tokens": 2, "rank": 2},
     "mlp": [6, 5],
 }
 
@@ -40,16 +39,25 @@ def make_gem(schema: FeatureSchema, seed: int = 0, **options: Any) -> GEM:
     item, first, last = schema.sparse
     names: dict[str, Any] = {"tasks": schema.task_names, "features": (first, item, last)}
     names |= {key: options.pop(key) for key in list(names) if key in options}
-    config = GEMConfig(**{**SMALL, **options})
     return build(
-        config, schema=schema, dense_features=schema.dense, seed=seed, table_learning_rate=0.1, **names
+        structured.build(GEMConfig, SMALL | options),
+        schema=schema,
+        dense_features=schema.dense,
+        seed=seed,
+        table_learning_rate=0.1,
+        **names,
     )
 
 
 @pytest.mark.parametrize("lengths", [LENGTHS, [0, 0, 0], [1]], ids=["some", "none", "one"])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"sequence_layers": 0}, {"sequence_layers": 2, "seeds": 0, "recent": 0}, {"heads": 4, "layers": 1}],
+    [
+        {},
+        {"sequence": {"layers": 0}},
+        {"sequence": {"layers": 2}, "summaries": {"seeds": 0, "recent": 0}},
+        {"sequence": {"heads": 4}, "layers": 1},
+    ],
 )
 def test_logits_and_taps_have_their_widths_and_train(lengths: list[int], options: dict[str, Any]) -> None:
     schema = schema_of()
@@ -162,15 +170,33 @@ def test_same_seed_same_teacher() -> None:
     [
         ({"dim": 6}, "options.dim: got 6, allowed: a multiple of 4"),
         ({"dim": 0}, "options.dim: got 0"),
-        ({"dim": 8, "heads": 3}, "options.dim: got 8, .* and of options.heads, 3"),
-        ({"heads": 0}, "options.heads: got 0, allowed: at least 1"),
-        ({"layers": 0}, "options.layers: got 0, allowed: at least 1"),
-        ({"rank": 0}, "options.rank: got 0"),
-        ({"fm_tokens": 0}, "options.fm_tokens: got 0"),
-        ({"linear_tokens": 0}, "options.linear_tokens: got 0"),
-        ({"seeds": -1}, "options.seeds: got -1, allowed: at least 0"),
-        ({"recent": -1}, "options.recent: got -1"),
-        ({"sequence_layers": -1}, "options.sequence_layers: got -1"),
+        ({"dim": 8, "sequence": {"heads": 3}}, "options.dim: got 8, .* and of options.sequence.heads, 3"),
+        ({"sequence": {"heads": 0}}, "options.sequence.heads: got 0, allowed: at least 1"),
+        ({"sequence": {"layers": -1}}, "options.sequence.layers: got -1"),
+        ({"sequence": {"window": -1}}, "options.sequence.window: got -1"),
+        ({"layers": -1}, "options.layers: got -1, allowed: at least 0"),
+        ({"wukong": {"rank": 0}}, "options.wukong.rank: got 0"),
+        ({"wukong": {"fm_tokens": 0}}, "options.wukong.fm_tokens: got 0"),
+        ({"wukong": {"linear_tokens": 0}}, "options.wukong.linear_tokens: got 0"),
+        ({"summaries": {"seeds": -1}}, "options.summaries.seeds: got -1, allowed: at least 0"),
+        ({"summaries": {"recent": -1}}, "options.summaries.recent: got -1"),
+        ({"summaries": {"cls_tokens": 1}}, "options.summaries.cls_tokens: got 1, allowed: 0 without"),
+        ({"pyramid": {"modules": 0}}, "options.pyramid.modules: got 0"),
+        (
+            {"pyramid": {"keep": [2, 1]}},
+            r"options.pyramid.keep: got \[2, 1\], allowed: one number for each of the 1",
+        ),
+        (
+            {"pyramid": {"keep": [1, 2]}},
+            r"options.pyramid.keep: got \[1, 2\], .* none larger than the one before",
+        ),
+        ({"interleave": True, "history_length": 0}, "options.interleave: got true with history_length 0"),
+        (
+            {"dim": 4, "sequence": {"heads": 4, "rotary": True}},
+            "options.sequence.rotary: got true with 1 numbers",
+        ),
+        ({"interleave": True, "sequence": {"pool_early": True}}, "options.sequence.pool_early: got true"),
+        ({"surfaces": {"experts": -1}}, "options.surfaces.experts: got -1"),
         ({"history_length": -1}, "options.history_length: got -1"),
         ({"mlp": []}, r"options.mlp: got \[\], allowed: at least one width"),
         ({"mlp": [8, 0]}, r"options.mlp: got \[8, 0\]"),
