@@ -18,14 +18,18 @@ def forward(x: Tensor, y: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor]:
 def backward(
     grad_p: Tensor, grad_l: Tensor, x: Tensor, y: Tensor, w: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """dZ = X^T dP, dX = dP Z^T + Y dZ^T + W^T dL, dY = sum of X dZ, dW = sum of dL X^T; Z is computed again."""
+    """dZ = X^T dP, dX = dP Z^T + Y dZ^T + W^T dL, dY = X dZ, dW = sum of dL X^T; Z is computed again.
+
+    dY is summed over the examples when one Y serves them all.
+    """
     # Products with an expanded gradient, such as a sum's, are many times slower.
     grad_p, grad_l = grad_p.contiguous(), grad_l.contiguous()
     x_t = x.transpose(1, 2)
     z = torch.bmm(x_t, _each(y, x))
     dz = torch.bmm(x_t, grad_p)
     dx = torch.bmm(grad_p, z.transpose(1, 2)).baddbmm_(_each(y, x), dz.transpose(1, 2))
-    dy = torch.bmm(x, dz).sum(0)
+    dy = torch.bmm(x, dz)
+    dy = dy.sum(0) if y.dim() == 2 else dy
     if w is None:
         return dx, dy, x.new_empty(0)
     dx.baddbmm_(_each(w.t(), x), grad_l)
@@ -33,5 +37,8 @@ def backward(
 
 
 def _each(matrix: Tensor, x: Tensor) -> Tensor:
-    """The same matrix for every example, not copied; `matmul` would copy x, transposed, instead."""
+    """A matrix for every example: its own [B, ...], or the same for all, not copied.
+
+    `matmul` would copy x, transposed, instead.
+    """
     return matrix.expand(len(x), -1, -1)

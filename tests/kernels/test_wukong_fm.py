@@ -27,10 +27,13 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.use_deterministic_algorithms(before)
 
 
-def draw(shape: Sequence[int], compress: bool, dtype: torch.dtype = torch.float64) -> list[Tensor | None]:
+def draw(
+    shape: Sequence[int], compress: bool, dtype: torch.dtype = torch.float64, own: bool = False
+) -> list[Tensor | None]:
+    """x, y (of the examples' own, if asked for) and w."""
     b, n, d, k, rows = shape
     generator = torch.Generator().manual_seed(0)
-    sizes = [(b, n, d), (n, k), (rows, n)][: 3 if compress else 2]
+    sizes = [(b, n, d), (b, n, k) if own else (n, k), (rows, n)][: 3 if compress else 2]
     drawn = [torch.randn(size, dtype=torch.float64, generator=generator).to(dtype) for size in sizes]
     return [*drawn, *([] if compress else [None])]
 
@@ -61,27 +64,38 @@ def test_reference_by_hand() -> None:
     assert compressed is not None and torch.equal(compressed, torch.tensor([[[7.0, 10.0]]]))
 
 
+def test_reference_takes_a_y_of_each_examples_own() -> None:
+    # The pairs of the two examples are [[5, 11], [11, 25]] and [[0, 0], [0, 1]]; their y (1, -1) and (2, 3).
+    x = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[0.0, 0.0], [0.0, 1.0]]])
+    interactions, compressed = reference(x, torch.tensor([[[1.0], [-1.0]], [[2.0], [3.0]]]))
+    assert torch.equal(interactions, torch.tensor([[[-6.0], [-14.0]], [[0.0], [3.0]]]))
+    assert compressed is None
+
+
+@pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("compress", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_float64_equals_reference(shape: tuple[int, ...], compress: bool) -> None:
-    inputs = draw(shape, compress)
+def test_float64_equals_reference(shape: tuple[int, ...], compress: bool, own: bool) -> None:
+    inputs = draw(shape, compress, own=own)
     got, expected = run(wukong_fm, inputs), run(reference, inputs)
     assert len(got) == (5 if compress else 3)
     for mine, theirs in zip(got, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
 
 
-def test_float32_errs_at_most_thrice_as_much_as_the_reference() -> None:
-    inputs = draw((257, 24, 16, 8, 8), True, torch.float32)
+@pytest.mark.parametrize("own", [False, True])
+def test_float32_errs_at_most_thrice_as_much_as_the_reference(own: bool) -> None:
+    inputs = draw((257, 24, 16, 8, 8), True, torch.float32, own)
     exact = run(reference, [None if x is None else x.double() for x in inputs])
     for truth, plain, got in zip(exact, run(reference, inputs), run(wukong_fm, inputs), strict=True):
         allowed = 3 * (plain.double() - truth).abs().max() + 1e-7
         assert (got.double() - truth).abs().max() <= allowed
 
 
+@pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("compress", [True, False])
-def test_gradcheck(compress: bool) -> None:
-    x, y, *w = draw((3, 4, 5, 2, 3), compress)
+def test_gradcheck(compress: bool, own: bool) -> None:
+    x, y, *w = draw((3, 4, 5, 2, 3), compress, own=own)
     inputs = tuple(t.requires_grad_() for t in (x, y, *w) if t is not None)
 
     def outputs(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -111,9 +125,38 @@ def test_an_input_that_is_a_view_is_read_rightly() -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
 
 
+def test_the_same_y_for_every_example_is_the_shared_one() -> None:
+    x, y, w = (t for t in draw((6, 5, 8, 3, 2), True) if t is not None)
+    own, shared = wukong_fm(x, y.expand(6, -1, -1), w)[0], wukong_fm(x, y, w)[0]
+    assert torch.equal(own, shared)
+
+
+@pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("inside", [True, False], ids=["backward inside", "backward outside"])
+def test_autocast_computes_in_float32(narrow: torch.dtype, inside: bool) -> None:
+    x, y, w = (t for t in draw((5, 4, 8, 3, 2), True, torch.float32) if t is not None)
+    x = x.to(narrow).requires_grad_()
+    y, w = y.requires_grad_(), w.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = [out for out in wukong_fm(x, y, w) if out is not None]
+        if inside:
+            torch.autograd.backward(outputs, [torch.ones_like(out) for out in outputs])
+    if not inside:
+        torch.autograd.backward(outputs, [torch.ones_like(out) for out in outputs])
+    leaves = [t.detach().clone().float().requires_grad_() for t in (x, y, w)]
+    expected = [out for out in wukong_fm(*leaves) if out is not None]
+    torch.autograd.backward(expected, [torch.ones_like(out) for out in expected])
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(outputs, expected, strict=True))
+    for mine, theirs in zip((x, y, w), leaves, strict=True):
+        assert mine.grad is not None and theirs.grad is not None
+        assert torch.equal(mine.grad, theirs.grad.to(mine.dtype))
+
+
+@pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("compress", [True, False])
-def test_opcheck(compress: bool) -> None:
-    arguments = [None if x is None else x.requires_grad_() for x in draw((3, 4, 5, 2, 3), compress)]
+def test_opcheck(compress: bool, own: bool) -> None:
+    drawn = draw((3, 4, 5, 2, 3), compress, own=own)
+    arguments = [None if x is None else x.requires_grad_() for x in drawn]
     torch.library.opcheck(fm_lcb, tuple(arguments))
 
 
@@ -128,6 +171,8 @@ def test_it_stays_whole_inside_a_compiled_function() -> None:
     [
         ({"x": torch.zeros(3, 4)}, r"x, y: got shapes \(3, 4\), \(4, 2\), allowed: \[B, N, D\], \[N, K\]"),
         ({"y": torch.zeros(5, 2)}, r"x, y: got shapes \(3, 4, 5\), \(5, 2\)"),
+        ({"y": torch.zeros(2, 4, 2)}, r"got shapes \(3, 4, 5\), \(2, 4, 2\), .* or \[B, N, K\]"),
+        ({"y": torch.zeros(4)}, r"got shapes \(3, 4, 5\), \(4,\)"),
         ({"w": torch.zeros(4, 3)}, r"w: got shape \(4, 3\), allowed: \[L, 4\]"),
         (
             {"y": torch.zeros(4, 2).double()},
