@@ -41,6 +41,11 @@ def kernels() -> list[Kernel]:
             *_dense_path("rows of equal length share one flash call"),
         ),
         Kernel(
+            "jagged_mix",
+            "a matrix of each example's own, applied to its tokens, whatever their number",
+            *_dense_path("weighted sums as of embedding bags"),
+        ),
+        Kernel(
             "wukong_fm",
             "Wukong's factorization machine of low rank, with linear compression",
             *_dense_path("batched products, closed backward"),

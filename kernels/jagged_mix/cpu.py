@@ -1,0 +1,63 @@
+"""CPU path of jagged mixing: weighted sums of rows of a table, as embedding bags compute them.
+
+A token's result is the sum of its example's M rows, weighted by its M numbers: a bag of M rows. The gradient of
+a row of a matrix is the sum of its example's gradients, weighted by one number of each token: a bag of tokens.
+Nothing is padded, copied out or grouped, so that rows of any lengths cost the same per token.
+
+Shape letters: B rows (examples), T tokens of all rows, M numbers per token, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+_SUM, _NO_PADDING = 0, -1
+weights_backward = torch.ops.aten._embedding_bag_per_sample_weights_backward
+
+
+def forward(values: Tensor, matrices: Tensor, offsets: Tensor) -> Tensor:
+    """Y_t = v_t A_b: values [T, M], matrices [B, M, D], offsets int64 [B + 1] to [T, D]."""
+    tokens, mixed = values.shape
+    return _weighted_sums(
+        matrices.flatten(0, 1), _table_rows(offsets, tokens, mixed), _bags(tokens, mixed), values
+    )
+
+
+def backward(grad: Tensor, values: Tensor, matrices: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """dv_t = A_b dY_t, and dA_b = sum over the row's tokens of v_t dY_t, from dY [T, D]."""
+    (tokens, mixed), grad = values.shape, grad.contiguous()
+    token_of = torch.arange(tokens)
+    d_values = weights_backward(
+        grad,
+        matrices.flatten(0, 1),
+        _table_rows(offsets, tokens, mixed),
+        _bags(tokens, mixed)[:-1],
+        token_of.repeat_interleave(mixed),
+        _SUM,
+        _NO_PADDING,
+    ).view(tokens, mixed)
+    # Bags in the order of M, then B: each runs over the tokens of its row once more.
+    starts = (offsets[:-1] + tokens * torch.arange(mixed).unsqueeze(1)).flatten()
+    starts = torch.cat([starts, starts.new_tensor([mixed * tokens])])
+    d_matrices = _weighted_sums(grad, token_of.repeat(mixed), starts, values.t())
+    return d_values, d_matrices.view(mixed, *matrices.shape[::2]).transpose(0, 1).contiguous()
+
+
+def _weighted_sums(table: Tensor, rows: Tensor, bags: Tensor, weights: Tensor) -> Tensor:
+    """Per bag, the sum of the table's rows in it: rows int64 [n], bags their offsets, weights n in any shape."""
+    return embedding_bag(
+        rows, table, bags, mode="sum", include_last_offset=True, per_sample_weights=weights.reshape(-1)
+    )
+
+
+def _table_rows(offsets: Tensor, tokens: int, mixed: int) -> Tensor:
+    """int64 [T * M]: for each token the rows of its example's matrix in all matrices, one below the other."""
+    examples = torch.arange(len(offsets) - 1).repeat_interleave(offsets.diff(), output_size=tokens)
+    return (examples.unsqueeze(1) * mixed + torch.arange(mixed)).flatten()
+
+
+def _bags(tokens: int, mixed: int) -> Tensor:
+    """int64 [T + 1]: M rows for every token."""
+    return torch.arange(tokens + 1) * mixed

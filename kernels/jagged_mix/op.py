@@ -1,0 +1,102 @@
+"""Jagged mixing as a registered operator: one node for autograd and torch.compile, closed backward.
+
+Shape letters: B rows (examples), T tokens of all rows, M numbers per token, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.jagged_mix import cpu
+
+DTYPES = (torch.float32, torch.float64)
+
+
+def jagged_mix(values: Tensor, matrices: Tensor, offsets: Tensor) -> Tensor:
+    """Y_t = v_t A_b: the tokens of a row times the row's own matrix.
+
+    Args:
+        values: float32 or float64 [T, M].
+        matrices: [B, M, D], dtype of values.
+        offsets: int64 [B + 1]; the tokens of row b lie at offsets[b]:offsets[b + 1].
+
+    Returns:
+        [T, D]. A matrix whose row is empty gets zero gradient.
+
+    Under autocast it is computed and returned in float32, whatever narrower dtypes come in.
+
+    Raises:
+        ValueError: shapes, dtypes, a device or offsets that do not fit.
+
+    Source: ours; it is PFFN of InterFormer (arXiv:2411.09852) once its two factors are kept apart.
+    """
+    _check(values, matrices, offsets)
+    return mix(values, matrices, offsets)
+
+
+def _check(values: Tensor, matrices: Tensor, offsets: Tensor) -> None:
+    if values.dim() != 2 or matrices.dim() != 3 or values.shape[1] != matrices.shape[1]:
+        raise ValueError(
+            f"values, matrices: got shapes {tuple(values.shape)}, {tuple(matrices.shape)}, "
+            "allowed: [T, M], [B, M, D]"
+        )
+    if offsets.shape != (len(matrices) + 1,):
+        raise ValueError(f"offsets: got shape {tuple(offsets.shape)}, allowed: [{len(matrices) + 1}]")
+    dtypes = {_dtype(values), _dtype(matrices)}
+    if len(dtypes) != 1 or not dtypes <= set(DTYPES):
+        raise ValueError(
+            f"values, matrices: got {values.dtype}, {matrices.dtype}, allowed: one of float32, float64 for both"
+        )
+    if values.device.type != "cpu":
+        raise ValueError(
+            f"values: got device '{values.device}', allowed: 'cpu' (this operator has no GPU kernel yet)"
+        )
+
+
+def _dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype in which the operator gets a tensor."""
+    narrow = tensor.dtype in (torch.bfloat16, torch.float16)
+    return torch.float32 if narrow and torch.is_autocast_enabled("cpu") else tensor.dtype
+
+
+@torch.library.custom_op("gem_distill::jagged_mix", mutates_args=(), device_types="cpu")
+def mix(values: Tensor, matrices: Tensor, offsets: Tensor) -> Tensor:
+    first, last = int(offsets[0]), int(offsets[-1])
+    if first != 0 or last != len(values) or bool((offsets.diff() < 0).any()):
+        raise ValueError(
+            f"offsets: got {first} ... {last}, allowed: ascending from 0 to the number of tokens, {len(values)}"
+        )
+    return cpu.forward(values, matrices, offsets)
+
+
+@mix.register_fake
+def _(values: Tensor, matrices: Tensor, offsets: Tensor) -> Tensor:
+    return values.new_empty(values.shape[0], matrices.shape[2])
+
+
+@torch.library.custom_op("gem_distill::jagged_mix_backward", mutates_args=(), device_types="cpu")
+def mix_backward(grad: Tensor, values: Tensor, matrices: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    return cpu.backward(grad, values, matrices, offsets)
+
+
+@mix_backward.register_fake
+def _(grad: Tensor, values: Tensor, matrices: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    return values.new_empty(values.shape), matrices.new_empty(matrices.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    d_values, d_matrices = mix_backward(grad, *ctx.saved_tensors)
+    return d_values, d_matrices, None
+
+
+mix.register_autograd(_backward, setup_context=_save)
+# Without these the sums inside would see the narrow dtypes, and return another one than announced.
+mix.register_autocast("cpu", torch.float32)
+mix_backward.register_autocast("cpu", torch.float32)
