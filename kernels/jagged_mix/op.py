@@ -43,8 +43,10 @@ def _check(values: Tensor, matrices: Tensor, offsets: Tensor) -> None:
             f"values, matrices: got shapes {tuple(values.shape)}, {tuple(matrices.shape)}, "
             "allowed: [T, M], [B, M, D]"
         )
-    if offsets.shape != (len(matrices) + 1,):
-        raise ValueError(f"offsets: got shape {tuple(offsets.shape)}, allowed: [{len(matrices) + 1}]")
+    if offsets.shape != (len(matrices) + 1,) or offsets.dtype != torch.int64:
+        raise ValueError(
+            f"offsets: got {offsets.dtype} {tuple(offsets.shape)}, allowed: torch.int64 ({len(matrices) + 1},)"
+        )
     dtypes = {_dtype(values), _dtype(matrices)}
     if len(dtypes) != 1 or not dtypes <= set(DTYPES):
         raise ValueError(
