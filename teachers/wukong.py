@@ -15,6 +15,7 @@ class WukongLayer(nn.Module):
     """X' = LN(concat(FMB(X), LCB(X)) + P X).
 
     FMB(X) = reshape(MLP(LN(flatten(X Xᵀ Y)))), LCB(X) = W_L X, and P projects the residual to n_F + n_L tokens.
+    Y [n, k] is learned; with `attentive` every example adds a Y of its own to it (`ExampleProjection`).
 
     Args:
         tokens: n.
@@ -22,9 +23,12 @@ class WukongLayer(nn.Module):
         fm_tokens: n_F.
         linear_tokens: n_L.
         rank: k.
+        attentive: Y depends on the example.
     """
 
-    def __init__(self, tokens: int, dim: int, fm_tokens: int, linear_tokens: int, rank: int):
+    def __init__(
+        self, tokens: int, dim: int, fm_tokens: int, linear_tokens: int, rank: int, attentive: bool = False
+    ):
         super().__init__()
         self.dim, self.fm_tokens = dim, fm_tokens
         self.tokens_out = fm_tokens + linear_tokens
@@ -36,11 +40,44 @@ class WukongLayer(nn.Module):
             nn.Linear(tokens * rank, fm_tokens * dim), nn.ReLU(), nn.Linear(fm_tokens * dim, fm_tokens * dim)
         )
         self.norm = nn.LayerNorm(dim)
+        self.of_example = ExampleProjection(tokens, dim, rank) if attentive else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Args: x float32 [B, n, d]. Returns: [B, n_F + n_L, d]."""
-        pairs, linear = wukong_fm(x, self.low_rank, self.compress)
+        low_rank = self.low_rank if self.of_example is None else self.low_rank + self.of_example(x)
+        pairs, linear = wukong_fm(x, low_rank, self.compress)
         assert linear is not None
         fm = self.mlp(self.norm_pairs(pairs.flatten(1))).view(-1, self.fm_tokens, self.dim)
         compressed, residual = linear.split([self.tokens_out - self.fm_tokens, self.tokens_out], dim=1)
         return self.norm(torch.cat([fm, compressed], dim=1) + residual)
+
+
+class ExampleProjection(nn.Module):
+    """What an example adds to the learned Y: Y_b = reshape(MLP(flatten(A X_b))), with A compressing n tokens to k.
+
+    The paper (section 3.4) has an MLP over linearly compressed tokens make Y. Ours: as many compressed tokens as Y
+    has columns, a hidden layer as wide as a token, and a sum with the learned Y in place of a replacement, its last
+    layer starting at 0: an attentive layer starts as exactly the plain one, and departs from it only as it learns to.
+    (At that start the gradient reaches the last layer alone; the others follow with the second step.)
+
+    Args:
+        tokens: n.
+        dim: d.
+        rank: k.
+    """
+
+    def __init__(self, tokens: int, dim: int, rank: int):
+        super().__init__()
+        self.tokens, self.rank = tokens, rank
+        self.compress = nn.Parameter(torch.randn(rank, tokens) / tokens**0.5)
+        self.mlp = nn.Sequential(nn.Linear(rank * dim, dim), nn.ReLU(), nn.Linear(dim, tokens * rank))
+        last = self.mlp[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Args: x [B, n, d]. Returns: [B, n, k]."""
+        # Not `matmul`, which would copy x, transposed.
+        compressed = torch.bmm(self.compress.expand(len(x), -1, -1), x)
+        return self.mlp(compressed.flatten(1)).view(-1, self.tokens, self.rank)
