@@ -17,10 +17,13 @@ def jagged_attention(
     k_offsets: Tensor,
     *,
     causal: bool = False,
+    window: int = 0,
     activation: str = "softmax",
     scale: float | None = None,
 ) -> Tensor:
-    """O_i = sum over the keys j of its row of softmax_j(scale * q_i . k_j) v_j; zero where there is no key.
+    """O_i = sum over the keys j that i sees of softmax_j(scale * q_i . k_j) v_j; zero where there is no key.
+
+    i sees the keys of its row; of these, with a window, those with |i - j| < window, and causal, those with j <= i.
 
     Arguments and result as in `kernels.jagged_attention.jagged_attention`.
     """
@@ -30,18 +33,20 @@ def jagged_attention(
     for b in range(len(k_offsets) - 1):
         keys = slice(int(k_offsets[b]), int(k_offsets[b + 1]))
         queries = slice(None) if q_offsets is None else slice(int(q_offsets[b]), int(q_offsets[b + 1]))
-        rows.append(attend(q[queries], k[keys], v[keys], causal, scale))
+        rows.append(attend(q[queries], k[keys], v[keys], causal, window, scale))
     if q_offsets is None:
         return torch.stack(rows) if rows else q.new_zeros(0, *q.shape)
     return torch.cat(rows) if rows else q.clone()
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, window: int, scale: float) -> Tensor:
     """One row: q [Lq, H, E], k and v [Lk, H, E] to [Lq, H, E]."""
     if len(k) == 0:
         return q.masked_fill(torch.ones_like(q, dtype=torch.bool), 0.0)
     scores = torch.einsum("ihe,jhe->hij", q, k) * scale
+    age = torch.arange(len(q), device=q.device)[:, None] - torch.arange(len(k), device=q.device)
+    if window:
+        scores = scores.masked_fill(age.abs() >= window, -torch.inf)
     if causal:
-        later = torch.ones(len(q), len(k), dtype=torch.bool, device=q.device).triu(1)
-        scores = scores.masked_fill(later, -torch.inf)
+        scores = scores.masked_fill(age < 0, -torch.inf)
     return torch.einsum("hij,jhe->ihe", scores.softmax(-1), v)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from kernels.jagged_attention import jagged_attention
+from kernels.jagged_attention.blocks import groups
 from kernels.jagged_attention.op import softmax_attention
 from kernels.jagged_attention.reference import jagged_attention as reference
 
@@ -42,7 +43,7 @@ def draw(tokens: int, dtype: torch.dtype = torch.float64, seed: int = 0, heads: 
 
 
 def run(
-    function: Callable[..., Tensor], inputs: Sequence[Tensor], *args: Tensor | None, **options: bool
+    function: Callable[..., Tensor], inputs: Sequence[Tensor], *args: Tensor | None, **options: int
 ) -> list[Tensor]:
     """Output, and the gradients of a fixed random function of it (zero for what it does not reach)."""
     leaves = [x.detach().clone().requires_grad_() for x in inputs]
@@ -62,17 +63,24 @@ CASES = [
     pytest.param([0, 2], [3, 0], False, id="no row with both"),
     pytest.param([], [], False, id="empty batch"),
 ]
+# One key, a few, as many as a whole block, one more than a row has, far more than any row has.
+WINDOWS = [1, 3, 32, 34, 10_000]
 
 
-def test_reference_equals_torch_on_every_row() -> None:
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("window", [0, *WINDOWS])
+def test_reference_equals_torch_on_every_row(causal: bool, window: int) -> None:
     offsets = offsets_of(LENGTHS)
     q, k, v = (draw(int(offsets[-1]), seed=s) for s in range(3))
-    for causal in (False, True):
-        out = reference(q, k, v, offsets, offsets, causal=causal)
-        for start, end in zip(offsets[:-1], offsets[1:], strict=True):
-            row_q, row_k, row_v = (x[start:end].transpose(0, 1)[None] for x in (q, k, v))
-            expected = scaled_dot_product_attention(row_q, row_k, row_v, is_causal=causal)[0].transpose(0, 1)
-            torch.testing.assert_close(out[start:end], expected)
+    out = reference(q, k, v, offsets, offsets, causal=causal, window=window)
+    for start, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+        row_q, row_k, row_v = (x[start:end].transpose(0, 1)[None] for x in (q, k, v))
+        seen = [[0 <= i - j if causal else True for j in range(end - start)] for i in range(end - start)]
+        for i, row in enumerate(seen):
+            row[:] = [sees and (window == 0 or -window < i - j < window) for j, sees in enumerate(row)]
+        mask = torch.tensor(seen, dtype=torch.bool).view(end - start, end - start)
+        expected = scaled_dot_product_attention(row_q, row_k, row_v, attn_mask=mask)[0].transpose(0, 1)
+        torch.testing.assert_close(out[start:end], expected)
 
 
 @pytest.mark.parametrize(("q_lengths", "k_lengths", "causal"), CASES)
@@ -83,6 +91,51 @@ def test_float64_equals_reference(q_lengths: list[int], k_lengths: list[int], ca
     expected = run(reference, inputs, q_offsets, k_offsets, causal=causal)
     for mine, theirs in zip(got, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        pytest.param(LENGTHS, id="jagged"),
+        pytest.param([70, 70, 70], id="equal rows"),
+        pytest.param([0, 0], id="empty rows only"),
+        pytest.param([], id="empty batch"),
+    ],
+)
+def test_windows_equal_reference(lengths: list[int], window: int, causal: bool) -> None:
+    offsets = offsets_of(lengths)
+    inputs = [draw(sum(lengths), seed=s) for s in range(3)]
+    got = run(jagged_attention, inputs, offsets, offsets, causal=causal, window=window)
+    expected = run(reference, inputs, offsets, offsets, causal=causal, window=window)
+    for mine, theirs in zip(got, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("window", [0, 20])
+def test_more_tokens_than_are_copied_together(window: int) -> None:
+    lengths = [120] * 150
+    offsets = offsets_of(lengths)
+    inputs = [draw(sum(lengths), seed=s, heads=1) for s in range(3)]
+    got = run(jagged_attention, inputs, offsets, offsets, causal=True, window=window)
+    expected = run(reference, inputs, offsets, offsets, causal=True, window=window)
+    for mine, theirs in zip(got, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("window", [5, 64])
+def test_a_window_costs_its_length_times_the_row(window: int, causal: bool) -> None:
+    def scores(length: int) -> int:
+        offsets = offsets_of([length, 3, length])
+        found = groups(offsets, offsets, causal, window)
+        assert sum(group.queries.blocks * group.queries.length for group in found) == 2 * length + 3
+        return sum(group.queries.blocks * group.queries.length * group.keys.length for group in found)
+
+    block = max(window, 32)
+    assert scores(8_000) <= 16_003 * (3 * block if not causal else 2 * block)
+    assert scores(8_000) <= 2.05 * scores(4_000)
 
 
 @pytest.mark.parametrize(("q_lengths", "k_lengths", "causal"), CASES[:3])
@@ -100,13 +153,45 @@ def test_float32_errs_at_most_thrice_as_much_as_the_reference(
         assert (value.double() - truth).abs().max() <= allowed
 
 
+@pytest.mark.parametrize("window", [0, 7])
+def test_bfloat16_errs_at_most_as_much_as_the_reference(window: int) -> None:
+    offsets = offsets_of(LENGTHS)
+    inputs = [draw(sum(LENGTHS), torch.bfloat16, seed=s) for s in range(3)]
+    exact = run(reference, [x.double() for x in inputs], offsets, offsets, causal=True, window=window)
+    plain = run(reference, inputs, offsets, offsets, causal=True, window=window)
+    got = run(jagged_attention, inputs, offsets, offsets, causal=True, window=window)
+    for truth, reference_value, value in zip(exact, plain, got, strict=True):
+        assert value.dtype == torch.bfloat16
+        assert (value - truth).abs().max() <= (reference_value - truth).abs().max() + 2**-7
+
+
+def test_autocast_casts_the_inputs() -> None:
+    offsets = offsets_of(LENGTHS)
+    q, k, v = (draw(sum(LENGTHS), torch.float32, seed=s) for s in range(3))
+    with torch.autocast("cpu", torch.bfloat16):
+        out = jagged_attention(q, k.bfloat16(), v, offsets, offsets, window=4)
+    expected = jagged_attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), offsets, offsets, window=4)
+    assert out.dtype == torch.bfloat16 and torch.equal(out, expected)
+    out.sum().backward()
+    assert q.grad is not None and q.grad.dtype == torch.float32 and q.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("causal", [False, True])
-def test_gradcheck(causal: bool) -> None:
+@pytest.mark.parametrize("window", [0, 2])
+def test_gradcheck(causal: bool, window: int) -> None:
     lengths = [2, 0, 3, 1, 3]
     offsets = offsets_of(lengths)
     inputs = tuple(draw(9, seed=s, heads=2) for s in range(3))
     assert torch.autograd.gradcheck(
-        lambda q, k, v: jagged_attention(q, k, v, offsets, offsets, causal=causal), inputs
+        lambda q, k, v: jagged_attention(q, k, v, offsets, offsets, causal=causal, window=window), inputs
+    )
+
+
+def test_gradcheck_of_several_blocks_under_a_window() -> None:
+    offsets = offsets_of([70, 33])
+    inputs = tuple(draw(103, seed=s, heads=1)[..., :1].detach().requires_grad_() for s in range(3))
+    assert torch.autograd.gradcheck(
+        lambda q, k, v: jagged_attention(q, k, v, offsets, offsets, window=3), inputs
     )
 
 
@@ -172,9 +257,13 @@ def test_inputs_that_are_views_are_read_rightly() -> None:
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
-def test_opcheck() -> None:
-    q_offsets, k_offsets = offsets_of([2, 0, 3]), offsets_of([4, 1, 0])
-    arguments = (draw(5), draw(5, seed=1), draw(5, seed=2), q_offsets, k_offsets, False, 0.25)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("k_lengths", "causal", "window"), [([4, 1, 0], False, 0), ([2, 0, 3], True, 0), ([2, 0, 3], False, 2)]
+)
+def test_opcheck(k_lengths: list[int], causal: bool, window: int, dtype: torch.dtype) -> None:
+    q, k, v = (draw(5, dtype, seed=s) for s in range(3))
+    arguments = (q, k, v, offsets_of([2, 0, 3]), offsets_of(k_lengths), causal, window, 0.25)
     torch.library.opcheck(softmax_attention, arguments)
 
 
@@ -193,7 +282,7 @@ def test_it_stays_whole_inside_a_compiled_function() -> None:
         ({"activation": "silu"}, "activation: got 'silu', allowed: softmax"),
         ({"q": torch.zeros(3, 2)}, r"got shapes \(3, 2\), \(3, 1, 4\), \(3, 1, 4\)"),
         ({"v": torch.zeros(2, 1, 4)}, r"allowed: \[Tq, H, E\], \[Tk, H, E\], \[Tk, H, E\]"),
-        ({"v": torch.zeros(3, 1, 4).double()}, "allowed: one of float32, float64 for all three"),
+        ({"v": torch.zeros(3, 1, 4).double()}, "allowed: one of float32, float64, bfloat16 for all three"),
         ({"q": torch.zeros(3, 1, 4).half()}, "got torch.float16"),
         ({"q_offsets": torch.tensor([0, 1, 3])}, r"q_offsets: got shape \(3,\), allowed: k_offsets' \(2,\)"),
         ({"k_offsets": torch.tensor([])}, "k_offsets: got shape"),
@@ -205,9 +294,19 @@ def test_it_stays_whole_inside_a_compiled_function() -> None:
         ),
         (
             {"q_offsets": torch.tensor([0, 1, 3]), "k_offsets": torch.tensor([0, 2, 3]), "causal": True},
-            "causal: got True with q_offsets unlike k_offsets",
+            "causal: got True, allowed: False, because q_offsets are unlike k_offsets",
         ),
-        ({"q_offsets": None, "causal": True}, "seeds have no place among the keys"),
+        (
+            {"q_offsets": torch.tensor([0, 1, 3]), "k_offsets": torch.tensor([0, 2, 3]), "window": 2},
+            "window: got 2, allowed: 0, because q_offsets are unlike k_offsets",
+        ),
+        ({"q_offsets": None, "causal": True}, "causal: got True, .* seeds have no place among the keys"),
+        ({"q_offsets": None, "window": 1}, "window: got 1, .* seeds have no place among the keys"),
+        ({"window": -1}, "window: got -1, allowed: 0"),
+        (
+            {"k_offsets": torch.tensor([0, 3], dtype=torch.int32)},
+            "k_offsets: got torch.int32, allowed: int64",
+        ),
     ],
 )
 def test_bad_arguments_are_named(changes: dict[str, object], message: str) -> None:
