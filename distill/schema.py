@@ -1,12 +1,14 @@
 """The feature schema: what a data set holds, read from its `schema.yaml`. Free of torch.
 
 A data set is a folder of days (PROTOCOL.md). Its schema names the domains (surfaces), the tasks with the time after
-which their labels are final, the sparse features with the size of their id space, and the dense features.
+which their labels are final, the sparse features with the size of their id space, the dense features, and the
+modalities in which items have content vectors.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,7 @@ from distill.errors import DataError, nearest
 
 GROUPS = ("user", "item", "context")
 ID_COLUMNS = ("example_id", "user_id", "timestamp", "domain")
+_FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*")
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,19 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Content:
+    """A modality in which items have vectors that were computed elsewhere, such as image, text, audio or video.
+
+    Attributes:
+        name: the modality; also the name of its files, so letters, digits and _ + - only.
+        width: M, numbers in a vector. Vectors belong to ids of the schema's item feature; some items may have none.
+    """
+
+    name: str
+    width: int
+
+
+@dataclass(frozen=True)
 class DayInfo:
     """Day n of the data set.
 
@@ -76,6 +92,7 @@ class FeatureSchema:
         sparse: by name, in order.
         dense: names of float features, in order.
         item_feature: the sparse feature whose table the ids of history events share.
+        content: modalities of the items' content vectors by name, in order; empty for none.
     """
 
     name: str
@@ -86,6 +103,7 @@ class FeatureSchema:
     sparse: dict[str, SparseFeature]
     dense: tuple[str, ...] = ()
     item_feature: str = "item_id"
+    content: dict[str, Content] = field(default_factory=dict)
     source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -119,6 +137,8 @@ class FeatureSchema:
             "history": {"item": self.item_feature},
             "days": [dataclasses.asdict(day) for day in self.days],
         }
+        if self.content:
+            content["content"] = {c.name: {"width": c.width} for c in self.content.values()}
         Path(path).write_text(yaml.safe_dump(content, sort_keys=False, width=120))
 
     @classmethod
@@ -151,6 +171,7 @@ class FeatureSchema:
             DayInfo(**_mapping(d, source, "days", ("date", "end_ms"))) for d in content.get("days") or ()
         )
         history = _mapping(content.get("history") or {}, source, "history", ("item",))
+        modalities = _named(content["content"], source, "content") if content.get("content") else {}
         return cls(
             name=str(content["name"]),
             domains=domains,
@@ -160,11 +181,12 @@ class FeatureSchema:
             sparse=sparse,
             dense=tuple(content.get("dense") or ()),
             item_feature=str(history.get("item", "item_id")),
+            content={name: _content(name, value, source) for name, value in modalities.items()},
             source=source,
         )
 
 
-_TOP_KEYS = ("name", "domains", "tasks", "sparse", "verticals", "dense", "history", "days")
+_TOP_KEYS = ("name", "domains", "tasks", "sparse", "verticals", "dense", "history", "days", "content")
 
 
 def _without_name(feature: SparseFeature) -> dict[str, Any]:
@@ -205,6 +227,10 @@ def _task(name: str, value: Any, source: str) -> Task:
     return Task(name=name, **_mapping(value or {}, source, f"tasks.{name}", ("window_ms",)))
 
 
+def _content(name: str, value: Any, source: str) -> Content:
+    return Content(name, **_mapping(value, source, f"content.{name}", ("width",), required=("width",)))
+
+
 def _check(schema: FeatureSchema) -> None:
     where = schema.source or schema.name
     for feature in schema.sparse.values():
@@ -235,6 +261,24 @@ def _check(schema: FeatureSchema) -> None:
         raise DataError(
             f"{where}: history.item: got '{schema.item_feature}', allowed: a sparse feature: {', '.join(schema.sparse)}"
         )
+    _check_content(schema, where)
     ends = [day.end_ms for day in schema.days]
     if any(later <= earlier for earlier, later in zip(ends, ends[1:], strict=False)):
         raise DataError(f"{where}: days: end_ms must rise from day to day, got {ends}")
+
+
+def _check_content(schema: FeatureSchema, where: str) -> None:
+    for name, content in schema.content.items():
+        if not _FOLDER_NAME.fullmatch(name):
+            raise DataError(f"{where}: content: got '{name}', allowed: a name of letters, digits and _ + -")
+        if name in schema.sparse or name in schema.dense:
+            raise DataError(
+                f"{where}: content: got '{name}', which is a feature already; give it another name"
+            )
+        if not isinstance(content.width, int) or isinstance(content.width, bool) or content.width < 1:
+            raise DataError(f"{where}: content.{name}.width: got {content.width!r}, allowed: an integer >= 1")
+    if schema.content and schema.sparse[schema.item_feature].multi:
+        raise DataError(
+            f"{where}: content: vectors belong to the one item of an example, but '{schema.item_feature}' "
+            "(history.item) is multi; name a feature with one id"
+        )
