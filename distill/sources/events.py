@@ -10,9 +10,10 @@ Shape letters: E events, U users, K tasks.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
+
+from distill.sources.npy import create_npy
 
 CHUNK = 1 << 20
 COLUMNS = ("user_id", "time", "item", "domain", "label", "matures")
@@ -89,17 +90,10 @@ class EventBuilder:
             self._save(name, np.empty((0, *width), DTYPES[name]))
             return
         source = np.memmap(scratch, DTYPES[name], mode="r", shape=(len(order), *width))
-        with self._create(name, source.shape, source.dtype) as file:
+        with create_npy(self._folder / f"{name}.npy", source.shape, source.dtype) as file:
             for start in range(0, len(order), CHUNK):
                 file.write(source[order[start : start + CHUNK]].tobytes())
 
     def _save(self, name: str, array: np.ndarray) -> None:
-        with self._create(name, array.shape, array.dtype) as file:
+        with create_npy(self._folder / f"{name}.npy", array.shape, array.dtype) as file:
             file.write(array.tobytes())
-
-    def _create(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> BinaryIO:
-        """A .npy file up to its values. Plain writes follow: a memory map would crash on a full disk."""
-        file = (self._folder / f"{name}.npy").open("wb")
-        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        return file

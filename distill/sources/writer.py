@@ -5,10 +5,11 @@
             writer.write_day(day, table)                                  # sorted by (timestamp, example_id)
             writer.write_truth(day, example_id, {"click": probability})   # simulators only
         writer.add_events(user_id, time, item, domain, labels, matures)   # history from before day 1, if any
+        writer.add_content("image", item, vectors)                        # every modality of the schema
 
 Everything goes into a temporary sibling folder that is renamed at the end; an error, a full disk included,
 removes it. Rows become history events by themselves. Memory: one row group of the open day; at the end what
-`distill.sources.events` says, and 8 bytes per row.
+`distill.sources.events` and `distill.sources.content` say, and 8 bytes per row.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ import pyarrow.parquet as pq
 from distill.errors import DataError
 from distill.rows import Rows, check_rows, conform, decode
 from distill.schema import FeatureSchema
+from distill.sources.content import ContentBuilder
 from distill.sources.events import EventBuilder
 
 ROW_GROUP = 65_536
 # Part of every fingerprint: raise it when the prepared form changes, so that cached data sets are made anew.
 PREPARED_VERSION = 1
 MANIFEST = "manifest.json"
+CONTENT = "content"
 
 
 def day_folder(day: int) -> str:
@@ -58,8 +61,8 @@ class PreparedWriter:
         fingerprint: sha256 hex of what determines the content (`distill.sources.fingerprint`).
 
     Raises:
-        DataError: on entry, when the folder is taken; on exit, when a day has no rows or an example_id stands
-            twice; whenever the disk is full.
+        DataError: on entry, when the folder is taken; on exit, when a day has no rows, an example_id or an item's
+            vector stands twice, or a modality was not given; whenever the disk is full.
     """
 
     def __init__(self, folder: str | Path, schema: FeatureSchema, *, source: str, fingerprint: str):
@@ -74,6 +77,7 @@ class PreparedWriter:
         prefix = f".{self.folder.name}.partial-"
         self._partial = Path(tempfile.mkdtemp(prefix=prefix, dir=self.folder.parent))
         self._events = EventBuilder(self._partial / "events", len(self.schema.tasks))
+        self._content = ContentBuilder(self._partial / CONTENT, self.schema, self.source)
         self._ids = (self._partial / "example_ids.tmp").open("wb")
         self._rows_per_day: dict[int, int] = {}
         self._day: _Day | None = None
@@ -182,6 +186,19 @@ class PreparedWriter:
         matures = np.maximum(matures, np.asarray(time)[:, None] + windows)
         self._events.append(user_id, time, item, domain, labels, matures)
 
+    def add_content(self, name: str, item: np.ndarray, vectors: np.ndarray) -> None:
+        """Add content vectors, in any order of items and in parts; an item without one is missing.
+
+        Args:
+            name: a modality of the schema; each must be given, if only an empty part of it.
+            item: int64 [N], ids of the schema's item feature.
+            vectors: float [N, M], kept in half precision.
+
+        Raises:
+            DataError: no such modality, another width, an id out of range, a number that is not finite.
+        """
+        self._content.append(name, item, vectors)
+
     def _check_times(self, rows: Rows, day: int, where: str) -> None:
         end = self.schema.days[day - 1].end_ms
         if rows.timestamp[-1] >= end:
@@ -204,6 +221,7 @@ class PreparedWriter:
             )
         self._check_unique()
         self._events.build()
+        self._content.build()
         self.schema.save(self._partial / "schema.yaml")
         manifest = {
             "source": self.source,
@@ -248,7 +266,7 @@ class PreparedWriter:
         raise DataError(f"{self.folder}: holds something else. Remove it, or name another folder.")
 
     def _discard(self) -> None:
-        unfinished = [self._ids.close, self._events.close]
+        unfinished = [self._ids.close, self._events.close, self._content.close]
         if self._day is not None:
             unfinished.append(self._day.close_file)
         for close in unfinished:

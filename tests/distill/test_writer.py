@@ -137,7 +137,11 @@ def test_error_leaves_nothing_behind(tmp_path: Path) -> None:
     assert names_in(tmp_path) == []
 
 
-FULL_DISK = {"row group": (pq.ParquetWriter, "write_table"), "history": (writer_module.EventBuilder, "build")}
+FULL_DISK = {
+    "row group": (pq.ParquetWriter, "write_table"),
+    "history": (writer_module.EventBuilder, "build"),
+    "content": (writer_module.ContentBuilder, "build"),
+}
 
 
 @pytest.mark.parametrize("where", FULL_DISK)
