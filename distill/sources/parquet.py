@@ -5,6 +5,7 @@
       date=2026-01-01/anything.parquet      one or more files per day; a plain 2026-01-01/ will do as well
       date=2026-01-02/anything.parquet
       events.parquet                        optional: history from before the first day
+      content/image.parquet                 optional: content vectors of items, one file per modality
 
 schema.yaml names the columns (every key but `name`, `domains`, `tasks` and `sparse` may be left out):
 
@@ -21,6 +22,8 @@ schema.yaml names the columns (every key but `name`, `domains`, `tasks` and `spa
       device: {size: 4}
     dense: [log_price]
     history: {item: item_id}                # the sparse feature that a user's past is made of
+    content:                                # vectors of items, computed elsewhere by any encoder
+      image: {width: 64}
     days:                                   # when each day is over; if left out, right after its last row
       - {date: 2026-01-01, end_ms: 1767312000000}
       - {date: 2026-01-02, end_ms: 1767398400000}
@@ -32,6 +35,11 @@ became known). Columns that the schema does not name are not read. Text ids are 
 
 Columns of events.parquet: `user_id`, `timestamp`, the history's item, `domain`, and `label_<task>`,
 `matures_<task>` where known.
+
+Columns of content/<name>.parquet, one file for each modality under `content`: the history's item (an id inside its
+table, each at most once) and `vector` (a list of `width` finite numbers, kept in half precision: scale them to a size
+of about 1). An item without a row is missing, and models know it. experiments/examples/fill_content.py makes such a
+file. Files of other modalities are not read.
 
 Memory: a row group at a time; a day that is not sorted by (timestamp, example_id) is sorted in memory.
 """
@@ -52,6 +60,7 @@ from distill.errors import DataError, nearest
 from distill.parquet import ParquetPart
 from distill.rows import check_columns, columns_for, maturity_columns
 from distill.schema import DayInfo, FeatureSchema
+from distill.sources.columns import VECTOR, integers, vectors
 from distill.sources.config import ParquetConfig, data_root
 from distill.sources.fingerprint import fingerprint
 from distill.sources.writer import PreparedWriter
@@ -60,6 +69,7 @@ if TYPE_CHECKING:
     from distill.progress import Progress
 
 EVENTS = "events.parquet"
+CONTENT = "content"
 _ORDER = ["timestamp", "example_id"]
 
 
@@ -98,6 +108,7 @@ def prepare(config: ParquetConfig, data: DataConfig, folder: Path, progress: Pro
     ):
         if (root / EVENTS).is_file():
             add_events(writer, ParquetPart(root / EVENTS))
+        add_content(writer, root / CONTENT)
         for day, parts in enumerate(files, start=1):
             for piece in _in_order(parts, schema):
                 writer.write_day(day, piece)
@@ -136,9 +147,33 @@ def add_events(writer: PreparedWriter, part: ParquetPart) -> None:
     wanted = needed + [name for name in optional if name in part.columns]
     for group in range(len(part.row_groups)):
         table = _domains_by_index(part.read(wanted, group), schema, part.path)
-        user, time, item, domain = (_integers(table, name, part.path) for name in needed)
+        user, time, item, domain = (integers(table, name, part.path) for name in needed)
         labels = _by_task(table, "label", schema, -1, part.path)
         writer.add_events(user, time, item, domain, labels, _by_task(table, "matures", schema, 0, part.path))
+
+
+def add_content(writer: PreparedWriter, folder: Path) -> None:
+    """Content vectors from the files of a folder, row group by row group.
+
+    Raises:
+        DataError: a file or column is missing, or something else than vectors of the schema's width in it.
+    """
+    schema = writer.schema
+    for name in schema.content:
+        path = folder / f"{name}.parquet"
+        if not path.is_file():
+            there = sorted(other.stem for other in folder.glob("*.parquet"))
+            raise DataError(
+                f"{path}: no such file; schema.yaml names the modality '{name}'. {nearest(name, there)}".rstrip()
+            )
+        part = ParquetPart(path)
+        check_columns(part.columns, schema, str(path), [schema.item_feature, VECTOR])
+        if not sum(part.row_groups):
+            raise DataError(f"{path}: holds no vectors. Fill it, or take '{name}' out of schema.yaml.")
+        for group in range(len(part.row_groups)):
+            table = part.read([schema.item_feature, VECTOR], group)
+            item = integers(table, schema.item_feature, path)
+            writer.add_content(name, item, vectors(table, item, schema.content[name].width, path))
 
 
 def _is_date(text: str) -> bool:
@@ -229,15 +264,6 @@ def _domains_by_index(table: pa.Table, schema: FeatureSchema, path: Path) -> pa.
     return table.set_column(table.column_names.index("domain"), "domain", index)
 
 
-def _integers(table: pa.Table, name: str, path: Path) -> np.ndarray:
-    column = table[name]
-    if not pa.types.is_integer(column.type) or column.null_count:
-        raise DataError(
-            f"{path}: {name}: got {column.type} with {column.null_count} nulls, allowed: integers, no null"
-        )
-    return column.to_numpy().astype(np.int64)
-
-
 def _by_task(table: pa.Table, kind: str, schema: FeatureSchema, missing: int, path: Path) -> np.ndarray:
     """Columns `<kind>_<task>` as int64 [E, K]; `missing` where there is no column or no value."""
     values = np.full((table.num_rows, len(schema.tasks)), missing, np.int64)
@@ -247,5 +273,5 @@ def _by_task(table: pa.Table, kind: str, schema: FeatureSchema, missing: int, pa
             filled = table.set_column(
                 table.column_names.index(name), name, pc.fill_null(table[name], missing)
             )
-            values[:, k] = _integers(filled, name, path)
+            values[:, k] = integers(filled, name, path)
     return values
