@@ -70,7 +70,9 @@ class SimulatorConfig(SourceConfig):
         evergreen: share of items that live throughout.
         item_life_days: mean life of the other items.
         attribute_noise: noise in the observed attributes, relative to what they observe.
-        missing: share of missing values per attribute.
+        missing: share of missing values per attribute, and of items without a content vector.
+        content_width: numbers in an item's content vector (modality `content`); 0 for no such vectors.
+        content_noise: noise in the content vectors, relative to what they observe.
         window_hours: attribution window of conversions.
         delay_hours: mean delay of a conversion before it is cut off at the window.
     """
@@ -114,6 +116,8 @@ class SimulatorConfig(SourceConfig):
     item_life_days: int = 25
     attribute_noise: float = 1.0
     missing: float = 0.08
+    content_width: int = 16
+    content_noise: float = 0.5
     window_hours: float = 8.0
     delay_hours: float = 1.5
 

@@ -46,6 +46,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "item_life_days": (1, 3650),
     "attribute_noise": (0, 100),
     "missing": (0, 1),
+    "content_width": (0, 4096),
+    "content_noise": (0, 100),
     "window_hours": (0.01, 8760),
     "delay_hours": (0.01, 8760),
 }

@@ -18,8 +18,9 @@ from distill.config import DataConfig
 from distill.dataset import DataSet
 from distill.errors import UserError
 from distill.progress import NoProgress
-from distill.schema import FeatureSchema
+from distill.schema import Content, FeatureSchema
 from distill.sources.config import SimulatorConfig
+from distill.sources.simulator.content import content_vectors
 from distill.sources.simulator.exposures import active_topics, day_sizes, sample_day
 from distill.sources.simulator.outcomes import calibrate, draw_outcomes
 from distill.sources.simulator.world import build_world
@@ -138,7 +139,7 @@ def test_truth_is_kept_apart(small: Path, log: pa.Table) -> None:
     assert not [name for name in known if name.startswith("p_") or "label" in name]
 
 
-def test_no_feature_depends_on_what_users_did(log: pa.Table, tmp_path: Path) -> None:
+def test_no_feature_depends_on_what_users_did(small: Path, log: pa.Table, tmp_path: Path) -> None:
     """With other outcomes every input is the same, so none of them carries an outcome."""
     other = replace(
         SMALL, click_rates=[0.3] * 5, taste_strength=1.5, preference_strength=0.0, user_spread=1.0
@@ -147,6 +148,71 @@ def test_no_feature_depends_on_what_users_did(log: pa.Table, tmp_path: Path) -> 
     assert not changed["label_click"].equals(log["label_click"])
     inputs = [name for name in log.column_names if not name.startswith(("label_", "matures_"))]
     assert changed.select(inputs).equals(log.select(inputs))
+    for name in ("vectors", "known"):
+        ours, theirs = (folder / f"content/content/{name}.npy" for folder in (small, tmp_path / "other"))
+        assert theirs.read_bytes() == ours.read_bytes()
+
+
+# Content vectors
+
+
+def vectors_of(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors [I, M] and whether each is known, by item id."""
+    vectors, known = (np.load(folder / f"content/content/{name}.npy") for name in ("vectors", "known"))
+    return vectors.astype(np.float64), known
+
+
+def test_items_have_content_vectors_but_for_a_share(small: Path) -> None:
+    assert FeatureSchema.load(small / "schema.yaml").content == {"content": Content("content", 16)}
+    vectors, known = vectors_of(small)
+    assert vectors.shape == (200, 16)
+    assert 1 - known.mean() == pytest.approx(0.08, abs=0.06)
+    assert not vectors[~known].any()
+    assert vectors[known].std() == pytest.approx(1.0, abs=0.1)
+
+
+def test_without_content_the_rest_is_the_same(small: Path, log: pa.Table, tmp_path: Path) -> None:
+    plain = write(tmp_path / "plain", replace(SMALL, content_width=0))
+    assert FeatureSchema.load(plain / "schema.yaml").content == {}
+    assert not (plain / "content").exists()
+    assert log_of(plain).equals(log)
+    assert truth_of(plain).equals(truth_of(small))
+
+
+def explained(vectors: np.ndarray, values: np.ndarray) -> float:
+    """Share of the values' variance that a linear model finds in the vectors."""
+    inputs = np.column_stack([vectors, np.ones(len(vectors))])
+    left = values - inputs @ np.linalg.lstsq(inputs, values, rcond=None)[0]
+    return 1 - float((left.var(axis=0) / values.var(axis=0)).mean())
+
+
+def test_vectors_are_noisy_projections_of_what_items_are() -> None:
+    config = replace(SMALL, items=5000, latent_width=4, content_width=24, content_noise=0.0, missing=0.0)
+    world = build_world(config)
+    ids, vectors = content_vectors(world)
+    assert np.array_equal(ids, world.items.public_id)
+    topics = np.eye(config.topics)[world.items.topic]
+    # 4 latent numbers, 2 qualities and 12 topics in 24 numbers: everything can be read back without noise.
+    for values in (world.items.latent, world.items.quality.mean(1), topics):
+        assert explained(vectors, values) == pytest.approx(1.0, abs=1e-9)
+    noisy = content_vectors(build_world(replace(config, content_noise=1.0)))[1]
+    assert 0.3 < explained(noisy, world.items.latent) < 0.9
+    # Signal and noise have the same variance, and the sum is scaled to that of the signal.
+    assert np.corrcoef(noisy.ravel(), vectors.ravel())[0, 1] == pytest.approx(2**-0.5, abs=0.03)
+
+
+def test_vectors_belong_to_the_shown_ids(small: Path) -> None:
+    ids, vectors = content_vectors(build_world(SMALL))
+    stored, known = vectors_of(small)
+    assert np.flatnonzero(known).tolist() == sorted(ids.tolist())
+    assert np.abs(stored[ids] - vectors).max() < 2e-3
+
+
+def test_the_vectors_are_frozen(small: Path) -> None:
+    vectors, known = vectors_of(small)
+    # Three digits: the last ones may differ between processors.
+    digest = hashlib.sha256(np.round(vectors * 1e3).astype(np.int64).tobytes() + known.tobytes())
+    assert digest.hexdigest() == "4e308612afc18d45a78d931ea679ca5682645546c07ed941138b00315f191568"
 
 
 def test_labels_follow_the_true_probabilities(small: Path, log: pa.Table) -> None:
@@ -330,6 +396,8 @@ def test_one_user_may_have_every_row(tmp_path: Path) -> None:
         ({"click_rates": [0.5, 0.5, 1.0, 0.5, 0.5]}, r"click_rates\[2\]: got 1.0, allowed: 0.001 to 0.999"),
         ({"surfaces": ["a", "a", "b", "c", "d"]}, "surfaces: got .* each once"),
         ({"surfaces": []}, "surfaces: got .*, allowed: at least one name"),
+        ({"content_width": -1}, "content_width: got -1, allowed: 0 to 4096"),
+        ({"content_noise": float("nan")}, "content_noise: got nan, allowed: 0 to 100"),
         ({"window_hours": 0.0}, "window_hours: got 0.0, allowed: 0.01 to"),
     ],
 )
@@ -352,7 +420,9 @@ def test_prehistory_is_refused(tmp_path: Path) -> None:
 
 def test_the_defaults_are_frozen() -> None:
     """Changing a default means re-running every table that used it (PROTOCOL.md, "Scores")."""
-    content = json.dumps(asdict(SimulatorConfig()), sort_keys=True)
+    settings = asdict(SimulatorConfig())
+    assert (settings.pop("content_width"), settings.pop("content_noise")) == (16, 0.5)
+    content = json.dumps(settings, sort_keys=True)
     assert (
         hashlib.sha256(content.encode()).hexdigest()
         == "e6e4f43109fe9cb9ee7fca7da380e50a0d1855623aba82becd2891ffa91f2450"

@@ -4,7 +4,8 @@ Several surfaces show items to users. What a user likes is shared by the surface
 its own. Four things decide about a click: a slowly drifting taste that meets an item's latent vector; a lasting
 preference for topics, which come back phase by phase, so that the last time a topic was active may lie hundreds of
 events back; the present phase; the quality of the item on the surface. Observed attributes are coarse, noisy and partly
-missing. The log is preceded by a history of events. True probabilities go to `truth/` and into no feature.
+missing. Content vectors, as an encoder of pictures would give, are noisy projections of what items are. The log is
+preceded by a history of events. True probabilities go to `truth/` and into no feature.
 
 Ours; the defaults resemble the marginals of KuaiRand-Pure (`tests/distill/test_simulator_marginals.py`).
 
@@ -24,6 +25,7 @@ from distill.errors import UserError
 from distill.schema import FeatureSchema
 from distill.sources.config import SimulatorConfig
 from distill.sources.fingerprint import fingerprint
+from distill.sources.simulator.content import MODALITY, content_vectors
 from distill.sources.simulator.exposures import Exposures, day_sizes, sample_day
 from distill.sources.simulator.features import Attributes, feature_columns, feature_schema, observe
 from distill.sources.simulator.outcomes import CHUNK, Outcomes, calibrate, draw_outcomes
@@ -82,6 +84,8 @@ def prepare(
             bar.advance(int(size))
             world.step()
         attributes = observe(world)
+        if config.content_width:
+            writer.add_content(MODALITY, *content_vectors(world))
         first = 0
         for size in rows:
             _write_day(writer, world, attributes, first, int(size), chunk, bar)

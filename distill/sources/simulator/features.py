@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from distill.schema import DayInfo, FeatureSchema, SparseFeature, Task
+from distill.schema import Content, DayInfo, FeatureSchema, SparseFeature, Task
 from distill.sources.config import SimulatorConfig
+from distill.sources.simulator.content import MODALITY
 from distill.sources.simulator.exposures import DAY_MS, HOUR_MS, Exposures, day_start_ms
 from distill.sources.simulator.world import World, author_count, stream
 
@@ -104,6 +105,7 @@ def feature_schema(config: SimulatorConfig) -> FeatureSchema:
         sparse={feature.name: feature for feature in sparse},
         dense=DENSE,
         item_feature="item_id",
+        content={MODALITY: Content(MODALITY, config.content_width)} if config.content_width else {},
     )
 
 
