@@ -1,12 +1,12 @@
 """The batch: what a stream yields and every architecture reads.
 
 Shape letters: B examples, K tasks of the schema, F sparse features asked for, N dense features, T history events of
-the whole batch.
+the whole batch, M width of a modality, D width of a teacher's representation.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -46,16 +46,39 @@ class TeacherSignal:
     Attributes:
         logits: float32 [B, K], raw; 0 where there is no signal.
         mask: bool [B], False on rows older than the first snapshot of the lag.
+        representation: float32 [B, D], within -1 and 1, when asked for; 0 where there is no signal.
     """
 
     logits: Tensor
     mask: Tensor
+    representation: Tensor | None = None
 
     def to(self, device: torch.device) -> TeacherSignal:
         """The same signal on a device."""
-        return TeacherSignal(
-            self.logits.to(device, non_blocking=True), self.mask.to(device, non_blocking=True)
-        )
+        parts = {name: value for name, value in vars(self).items() if value is not None}
+        return TeacherSignal(**{name: part.to(device, non_blocking=True) for name, part in parts.items()})
+
+
+@dataclass(frozen=True)
+class ContentVectors:
+    """Vectors of one modality, computed elsewhere. What stands in the vector of an item that has none is no value.
+
+    Attributes:
+        item: float32 [B, M], of the examples' own items.
+        item_known: bool [B], False where the item has no vector.
+        events: float32 [T, M], of the history's items; None without a history.
+        events_known: bool [T].
+    """
+
+    item: Tensor
+    item_known: Tensor
+    events: Tensor | None = None
+    events_known: Tensor | None = None
+
+    def to(self, device: torch.device) -> ContentVectors:
+        """The same vectors on a device."""
+        parts = {name: value for name, value in vars(self).items() if value is not None}
+        return ContentVectors(**{name: part.to(device, non_blocking=True) for name, part in parts.items()})
 
 
 @dataclass(frozen=True)
@@ -67,10 +90,13 @@ class Batch:
         example_id, user_id, timestamp, domain: int64 [B] (timestamp in ms, domain an index into schema.domains).
         sparse: KeyedJaggedTensor of the asked sparse features, stride B.
         dense: float32 [B, N].
-        labels: float32 [B, K]; 0 where unknown.
-        label_mask: bool [B, K]; False where the label is not matured when the day is trained on.
+        labels: float32 [B, K], what training learns from (`distill.delay`): 0 or 1, by the rule `weighted` also numbers
+            up to its LARGEST_TARGET; 0 where unknown.
+        label_mask: bool [B, K]; False where nothing is learnt, such as from a label that is not matured when the day
+            is trained on.
         history: the users' last events, when asked for.
         teacher: the teacher log's rows, when asked for.
+        content: content vectors by modality, those that were asked for.
     """
 
     day: int
@@ -84,6 +110,7 @@ class Batch:
     label_mask: Tensor
     history: Events | None = None
     teacher: TeacherSignal | None = None
+    content: dict[str, ContentVectors] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.example_id.numel()
@@ -106,4 +133,5 @@ class Batch:
             for name in ("history", "teacher")
             if (part := getattr(self, name)) is not None
         }
-        return replace(self, **moved, **parts)
+        content = {name: vectors.to(device) for name, vectors in self.content.items()}
+        return replace(self, **moved, **parts, content=content)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
-from distill.rows import Rows, usable
+from distill.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Block:
         example_id, user_id, timestamp, domain: int64 [R].
         single: int64 [S, R].
         dense: float32 [R, N].
-        labels: float32 [R, K]; 0 where training on the day may not use the label.
+        labels: float32 [R, K], targets of training; 0 where it may not use the label.
         label_mask: bool [R, K].
         multi: multi-valued features by name, as (offsets int64 [R + 1], ids int64).
     """
@@ -46,14 +46,14 @@ class Block:
         return self.example_id.numel()
 
     @classmethod
-    def from_rows(cls, rows: Rows, now: int) -> Block:
+    def from_rows(cls, rows: Rows, labels: np.ndarray, mask: np.ndarray) -> Block:
         """Wrap decoded rows without copying them.
 
         Args:
             rows: decoded rows.
-            now: ms, the end of the day; decides which labels are matured.
+            labels: float32 [R, K], what training on the day learns from (`distill.delay`).
+            mask: bool [R, K], False where it may not.
         """
-        mask = usable(rows, now)
         tensor = torch.from_numpy
         return cls(
             example_id=tensor(rows.example_id),
@@ -62,7 +62,7 @@ class Block:
             domain=tensor(rows.domain),
             single=tensor(rows.single),
             dense=tensor(rows.dense),
-            labels=tensor(np.where(mask, rows.labels, 0).astype(np.float32)),
+            labels=tensor(labels),
             label_mask=tensor(mask),
             multi={name: (tensor(offsets), tensor(ids)) for name, (offsets, ids) in rows.multi.items()},
         )

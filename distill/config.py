@@ -5,7 +5,9 @@ Free of torch. Every field is documented where it stands; the command line print
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+DelayedLabels = Literal["matured", "weighted", "final"]
 
 
 @dataclass
@@ -36,8 +38,8 @@ class OptimizerConfig:
         learning_rate: of the dense parameters (Adam).
         table_learning_rate: of the embedding tables (fused row-wise AdaGrad).
         weight_decay: of the dense parameters (decoupled).
-        clip_norm: largest norm of the model's dense gradient, and of each channel's own; 0 leaves them alone. Fused
-            tables are never clipped.
+        clip_norm: largest norm of the model's dense gradient, and of each channel's; 0 leaves them alone. Fused tables,
+            and channels with an optimiser of their own, are never clipped.
     """
 
     batch_size: int = 512
@@ -45,6 +47,43 @@ class OptimizerConfig:
     table_learning_rate: float = 0.02
     weight_decay: float = 0.0
     clip_norm: float = 0.0
+
+
+@dataclass
+class ComputeConfig:
+    """How a model computes; none of it changes results beyond rounding.
+
+    Attributes:
+        precision: fp32, or bf16: matrix products in bfloat16 (autocast). Parameters, tables, logits and losses stay
+            float32.
+        compile: compile the model around its tables (torch.compile; needs a C++ compiler). The first batches take
+            minutes, so that only long trainings gain.
+    """
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+
+
+@dataclass
+class RepresentationConfig:
+    """What the teacher log keeps of the teacher's inside: taps, compressed by an autoencoder that trains beside it.
+
+    Attributes:
+        taps: named taps of the architecture (GEM: embedding, each interaction layer, penultimate, user, item, cross);
+            a name it lacks is refused with those it has.
+        dim: width of the representation.
+        hidden: widths of the encoder's hidden layers, the decoder's in reverse; none for linear ones.
+        prefixes: rising widths below `dim` that are trained to stand alone (Matryoshka), for students that want less.
+        codec: how the log stores it: fp16 (2 bytes a number), int8 (1 byte) or int4 (k-means, half a byte).
+        learning_rate: of the autoencoder's own Adam.
+    """
+
+    taps: list[str] = field(default_factory=lambda: ["penultimate"])
+    dim: int = 32
+    hidden: list[int] = field(default_factory=lambda: [128])
+    prefixes: list[int] = field(default_factory=list)
+    codec: Literal["fp16", "int8", "int4"] = "int8"
+    learning_rate: float = 1e-3
 
 
 @dataclass
@@ -58,7 +97,13 @@ class TeacherConfig:
         tasks: tasks it learns; empty for all of the schema.
         features: sparse features it reads; empty for all of the schema.
         dense: dense features it reads; empty for all of the schema.
+        content: modalities whose content vectors it reads, if its architecture can; empty for none.
         optimizer: training settings.
+        delayed_labels: what is learnt from rows whose labels are not final when their day is trained on: matured,
+            nothing; weighted, what is seen so far, made up for what is still to come; final, a control for simulated
+            data, their labels from the future.
+        compute: precision and compilation.
+        representation: what the teacher log keeps beside the logits; null for nothing.
     """
 
     name: str = "gem"
@@ -67,7 +112,11 @@ class TeacherConfig:
     tasks: list[str] = field(default_factory=list)
     features: list[str] = field(default_factory=list)
     dense: list[str] = field(default_factory=list)
+    content: list[str] = field(default_factory=list)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    delayed_labels: DelayedLabels = "matured"
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    representation: RepresentationConfig | None = None
 
 
 @dataclass
@@ -82,11 +131,14 @@ class StudentConfig:
         tasks: tasks it predicts; empty for all of the schema.
         features: sparse features it reads; empty for all of the schema.
         dense: dense features it reads; empty for all of the schema.
+        content: modalities whose content vectors it reads, if its architecture can; empty for none.
         channels: names of the experiment's channel sets to compare, one training each; empty for all of them.
             `none` is always trained, since every transfer ratio is measured against it.
         optimizer: training settings.
         channel_optimizers: training settings of single channel sets by name, complete, instead of `optimizer`;
             a fair comparison tunes each set by the same number of trials (`distill study tune`).
+        delayed_labels: as the teacher's: matured, weighted or (simulated data only) final.
+        compute: precision and compilation.
     """
 
     name: str = "???"
@@ -96,9 +148,12 @@ class StudentConfig:
     tasks: list[str] = field(default_factory=list)
     features: list[str] = field(default_factory=list)
     dense: list[str] = field(default_factory=list)
+    content: list[str] = field(default_factory=list)
     channels: list[str] = field(default_factory=list)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     channel_optimizers: dict[str, OptimizerConfig] = field(default_factory=dict)
+    delayed_labels: DelayedLabels = "matured"
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
 
 
 @dataclass
@@ -147,7 +202,8 @@ class ExperimentConfig:
         output: folder that gets the run, relative to the current directory.
         seeds: one training of teacher and students per seed; a student learns from its own seed's teacher.
         data: which data.
-        teacher: the large model; null for none, which leaves only what needs no teacher.
+        teacher: the large model, or `file: teacher.yaml` relative to the experiment file; null for none, which leaves
+            only what needs no teacher.
         students: inline mappings, or `file: student.yaml` relative to the experiment file.
         channels: channel sets by name; each maps channel names to their settings (`distill ls channels`).
             `none`, the empty set, is always there.

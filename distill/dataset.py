@@ -6,7 +6,7 @@ Shape letters: R rows of a day, D domains, K tasks.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,10 @@ from distill.config import DataConfig
 from distill.errors import DataError
 from distill.parquet import ParquetPart
 from distill.registry import SOURCES
-from distill.rows import UNKNOWN, check_columns, columns_for, decode, maturity_columns, usable
+from distill.rows import UNKNOWN, Rows, check_columns, columns_for, decode, maturity_columns, usable
 from distill.schema import FeatureSchema
 from distill.sources.fingerprint import fingerprint
-from distill.sources.writer import MANIFEST, day_folder
+from distill.sources.writer import CONTENT, MANIFEST, day_folder
 from distill.structured import build
 
 if TYPE_CHECKING:
@@ -88,6 +88,11 @@ class DataSet:
         """Where `distill.history.EventStore` finds the history index."""
         return self.folder / "events"
 
+    @property
+    def content_folder(self) -> Path:
+        """Where `distill.content.ContentStore` finds the items' vectors."""
+        return self.folder / CONTENT
+
     def parts(self, day: int) -> list[Path]:
         """Parquet files of a day, in order.
 
@@ -110,8 +115,21 @@ class DataSet:
         Raises:
             DataError: as `parts`; an unreadable file; a label that is none.
         """
-        parts = [self._part_outcomes(path, day) for path in self.parts(day)]
+        now = self.schema.days[day - 1].end_ms
+        parts = [(r.example_id, r.domain, r.labels, usable(r, now)) for r in self.label_rows(day)]
         return Outcomes(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+    def label_rows(self, day: int) -> Iterator[Rows]:
+        """The rows of a day without their features, a file at a time: ids, labels and when they become known.
+
+        Raises:
+            DataError: as `outcomes`.
+        """
+        for path in self.parts(day):
+            file, needed = ParquetPart(path), columns_for(self.schema, (), ())
+            check_columns(file.columns, self.schema, str(path), needed)
+            wanted = needed + [c for c in maturity_columns(self.schema) if c in file.columns]
+            yield decode(file.read(wanted), self.schema, (), (), str(path))
 
     def label_counts(self, days: Iterable[int], matured: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Positives and labelled rows of each domain and task.
@@ -148,15 +166,6 @@ class DataSet:
         positives, known = self.label_counts(days, matured)
         rates = np.where(known > 0, positives / np.maximum(known, 1), np.nan)
         return {task: rates[:, k] for k, task in enumerate(self.schema.tasks)}
-
-    def _part_outcomes(self, path: Path, day: int) -> tuple[np.ndarray, ...]:
-        file = ParquetPart(path)
-        check_columns(file.columns, self.schema, str(path), columns_for(self.schema, (), ()))
-        wanted = columns_for(self.schema, (), ()) + [
-            c for c in maturity_columns(self.schema) if c in file.columns
-        ]
-        rows = decode(file.read(wanted), self.schema, (), (), str(path))
-        return rows.example_id, rows.domain, rows.labels, usable(rows, self.schema.days[day - 1].end_ms)
 
 
 def prepare(data: DataConfig, progress: Progress) -> DataSet:

@@ -11,6 +11,7 @@ import torch
 
 from distill.block import Block
 from distill.dataset import DataSet
+from distill.delay import LabelRule, Matured
 from distill.errors import DataError, nearest
 from distill.parquet import ParquetPart
 from distill.rows import Rows, check_columns, check_rows, check_types, columns_for, decode, maturity_columns
@@ -35,6 +36,7 @@ class DayReader:
         dense: dense features to decode.
         domains: names of the surfaces wanted, None for all.
         validate: check the data contract on every row group that is read.
+        labels: what training on the day learns from; None for matured labels.
 
     Raises:
         DataError: unknown feature or surface, a day, file, column or row missing, an unreadable file.
@@ -48,11 +50,13 @@ class DayReader:
         dense: Sequence[str],
         domains: Collection[str] | None,
         validate: bool,
+        labels: LabelRule | None = None,
     ):
         _check_names("sparse feature", features, data.schema.sparse)
         _check_names("dense feature", dense, data.schema.dense)
         self.data, self.day = data, day
         self.features, self.dense, self.validate = features, dense, validate
+        self.labels = labels or Matured(data.schema)
         names = data.schema.domains if domains is None else domains
         self._wanted = np.array([data.schema.domain_index(name) for name in names])
         self._all = domains is None
@@ -102,7 +106,7 @@ class DayReader:
         if self.validate:
             check_rows(rows, schema, self.dense, where)
             self._check_follows(rows, group, where)
-        block = Block.from_rows(rows, schema.days[self.day - 1].end_ms)
+        block = Block.from_rows(rows, *self.labels(rows, self.day))
         return block if self._all else block.take(self._select(block.domain.numpy()))
 
     def _select(self, domain: np.ndarray) -> torch.Tensor:

@@ -23,7 +23,8 @@ def masked_bce(logits: Tensor, targets: Tensor, mask: Tensor, task_weights: Tens
 
     Args:
         logits: float32 [B, k].
-        targets: float32 [B, k] in [0, 1]: labels or probabilities.
+        targets: float32 [B, k], labels or probabilities. Their range is not checked: the loss is
+            log(1 + exp(z)) - t z whatever t is, and unbounded below for t > 1.
         mask: bool [B, k], the rows that count for a task. A task without any adds exactly 0 and sends no
             gradient.
         task_weights: float32 [k], factor of each task's mean; None for 1.
@@ -42,7 +43,8 @@ def label_loss(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         logits: float32 [B, k].
-        labels: float32 [B, k], 0 or 1.
+        labels: float32 [B, k], 0 or 1, or unbiased estimates of that, 0 or larger than 1 (`distill.delay`); the loss is
+            linear in them, so that its expectation is that of the true labels.
         mask: bool [B, k], False where a label is not known.
     """
     return masked_bce(logits, labels, mask)

@@ -18,6 +18,8 @@ from distill.errors import DataError, nearest
 from distill.schema import ID_COLUMNS, FeatureSchema, SparseFeature
 
 UNKNOWN = -1
+UNTIMED = np.iinfo(np.int64).min
+"""Stands for a null in `matures_<task>` while it is decoded."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Rows:
         labels: int8 [R, K], final outcomes, -1 where unknown.
         matures: int64 [R, K] ms, from when on a label may be used: the later of its own time and its window's
             end.
+        seen: int64 [R, K] ms, when an outcome of 1 became known: its own time, the window's end where it has none.
     """
 
     example_id: np.ndarray
@@ -45,6 +48,7 @@ class Rows:
     dense: np.ndarray
     labels: np.ndarray
     matures: np.ndarray
+    seen: np.ndarray
 
     def __len__(self) -> int:
         return len(self.example_id)
@@ -165,6 +169,7 @@ def decode(
     for column, name in enumerate(dense):
         dense_matrix[:, column] = _numpy(table[name])
     ids = {name: _numpy(table[name]).astype(np.int64) for name in ID_COLUMNS}
+    matures, seen = _times(table, schema, ids["timestamp"])
     return Rows(
         **ids,
         names=tuple(single),
@@ -172,7 +177,8 @@ def decode(
         multi={name: _jagged(table[name]) for name in features if schema.sparse[name].multi},
         dense=dense_matrix,
         labels=_labels(table, schema, where),
-        matures=_matures(table, schema, ids["timestamp"]),
+        matures=matures,
+        seen=seen,
     )
 
 
@@ -205,18 +211,19 @@ def _labels(table: pa.Table, schema: FeatureSchema, where: str) -> np.ndarray:
     return labels
 
 
-def _matures(table: pa.Table, schema: FeatureSchema, timestamp: np.ndarray) -> np.ndarray:
-    matures = np.empty((table.num_rows, len(schema.tasks)), np.int64)
+def _times(table: pa.Table, schema: FeatureSchema, timestamp: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`matures` and `seen` of `Rows`."""
+    matures, seen = np.empty((2, table.num_rows, len(schema.tasks)), np.int64)
     for k, task in enumerate(schema.tasks.values()):
-        window_end = timestamp + task.window_ms
+        # A label without a time of its own is known when its window closes.
+        matures[:, k] = seen[:, k] = timestamp + task.window_ms
         name = f"matures_{task.name}"
         if name in table.column_names:
             column = table[name]
-            # A label without a time of its own is known when its window closes.
-            own = _numpy(pc.fill_null(column, 0) if column.null_count else column)
-            window_end = np.maximum(window_end, own)
-        matures[:, k] = window_end
-    return matures
+            own = _numpy(pc.fill_null(column, UNTIMED) if column.null_count else column)
+            np.copyto(seen[:, k], own, where=own != UNTIMED)
+            matures[:, k] = np.maximum(matures[:, k], own)
+    return matures, seen
 
 
 def usable(rows: Rows, now: int) -> np.ndarray:

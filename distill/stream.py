@@ -9,16 +9,18 @@ Shape letters: B examples, K tasks.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from distill.batch import Batch, TeacherSignal
+from distill.batch import Batch, ContentVectors, Events, TeacherSignal
 from distill.block import Block
+from distill.content import ContentStore
 from distill.dataset import DataSet
 from distill.day_reader import DayReader
+from distill.delay import LabelRule
 from distill.errors import DataError
 from distill.history import EventStore
 
@@ -47,9 +49,12 @@ class DayStream(IterableDataset):
         shard, num_shards: which part of every step's rows this process gets.
         teacher: joined to every batch by example id.
         validate: check the data contract on every row group that is read.
+        content: modalities whose content vectors are wanted, of the examples' items and of the history's. The items'
+            ids are read for it, whether or not they are among the features.
+        labels: what training on the day learns from (`distill.delay.label_rule`); None for matured labels.
 
     Raises:
-        DataError: unknown feature or surface, a day that is missing, a column that is missing.
+        DataError: unknown feature, modality or surface, a day that is missing, a column that is missing.
     """
 
     def __init__(
@@ -65,6 +70,8 @@ class DayStream(IterableDataset):
         num_shards: int = 1,
         teacher: TeacherReader | None = None,
         validate: bool = True,
+        content: Sequence[str] = (),
+        labels: LabelRule | None = None,
     ):
         assert batch_size >= 1 and 0 <= shard < num_shards, (
             f"batch {batch_size}, shard {shard} of {num_shards}"
@@ -74,7 +81,13 @@ class DayStream(IterableDataset):
         self.history_length = history_length
         self.shard, self.num_shards = shard, num_shards
         self.teacher = teacher
-        self.reader = DayReader(data, day, self.features, self.dense, domains, validate)
+        self.content = tuple(content)
+        item = data.schema.item_feature
+        self._extra = (item,) if content and item not in self.features else ()
+        read = (*self.features, *self._extra)
+        self.reader = DayReader(data, day, read, self.dense, domains, validate, labels)
+        self.vectors = ContentStore(data.content_folder, data.schema, self.content) if content else None
+        self._single = [name for name in read if not data.schema.sparse[name].multi]
         self.events = EventStore(data.events_folder) if history_length else None
         self._plan = _Plan(self.reader.rows, batch_size, shard, num_shards)
         self._next = 0
@@ -120,6 +133,7 @@ class DayStream(IterableDataset):
             "batch_size": self.batch_size,
             "shard": self.shard,
             "num_shards": self.num_shards,
+            "labels": self.reader.labels.kind,
         }
 
     def _batches(self, start: int) -> Iterator[Batch]:
@@ -132,6 +146,9 @@ class DayStream(IterableDataset):
         history = None
         if self.events is not None:
             history = self.events.last(block.user_id, block.timestamp, self.history_length)
+        content = self._vectors_of(block, history)
+        if self._extra:
+            block = replace(block, single=block.single[:-1])
         return Batch(
             day=self.day,
             example_id=block.example_id,
@@ -144,7 +161,18 @@ class DayStream(IterableDataset):
             label_mask=block.label_mask,
             history=history,
             teacher=None if self.teacher is None else self.teacher.join(block.example_id, self.day),
+            content=content,
         )
+
+    def _vectors_of(self, block: Block, history: Events | None) -> dict[str, ContentVectors]:
+        if self.vectors is None:
+            return {}
+        item = block.single[self._single.index(self.data.schema.item_feature)]
+        found = {}
+        for name in self.content:
+            of_events = self.vectors.look_up(name, history.item) if history is not None else (None, None)
+            found[name] = ContentVectors(*self.vectors.look_up(name, item), *of_events)
+        return found
 
 
 @dataclass(frozen=True)

@@ -82,3 +82,31 @@ def test_bias_without_a_rate_stays() -> None:
     bias = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
     start_bias(bias, torch.tensor([math.nan, 5.0]))
     assert bias.tolist() == [1.0, 5.0]
+
+
+def test_targets_outside_0_and_1_are_neither_refused_nor_cut_off() -> None:
+    """binary_cross_entropy_with_logits does not check them; estimates of labels (distill.delay) rely on that."""
+    targets = torch.tensor([[4.0, 0.0], [0.0, 10.0], [-0.5, 1.0]])
+    logits = LOGITS.clone().requires_grad_()
+    loss = label_loss(logits, targets, torch.ones_like(MASK))
+    loss.backward()
+    z, t = LOGITS.double().numpy(), targets.double().numpy()
+    assert loss.item() == pytest.approx((np.log1p(np.exp(z)) - t * z).mean(axis=0).sum(), rel=1e-6)
+    assert logits.grad is not None
+    np.testing.assert_allclose(logits.grad.numpy(), (1 / (1 + np.exp(-z)) - t) / 3, rtol=1e-6)
+
+
+def test_an_unbiased_estimate_of_a_label_gives_the_labels_loss_and_gradient_in_expectation() -> None:
+    """1/4 of the positives are seen and count 4: the mean over all that can be seen is what the label itself gives."""
+    z = torch.tensor([[-1.3]])
+
+    def of(target: float) -> tuple[float, float]:
+        logit = z.clone().requires_grad_()
+        loss = label_loss(logit, torch.tensor([[target]]), torch.ones(1, 1, dtype=torch.bool))
+        loss.backward()
+        assert logit.grad is not None
+        return loss.item(), logit.grad.item()
+
+    seen, unseen = of(4.0), of(0.0)
+    expected = [0.25 * a + 0.75 * b for a, b in zip(seen, unseen, strict=True)]
+    assert expected == pytest.approx(of(1.0), rel=1e-5)
