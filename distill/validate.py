@@ -12,10 +12,12 @@ from pathlib import Path
 
 from distill.checks import check_at_least, check_known, check_name, check_options, check_unique
 from distill.config import DataConfig, ExperimentConfig, StudentConfig
+from distill.delay import NOT_SIMULATED, SIMULATED
 from distill.errors import UserError, nearest
 from distill.findings import Findings, show
 from distill.registry import CHANNELS, SOURCES
 from distill.schema import FeatureSchema
+from distill.strict_yaml import KeyPath
 from distill.structured import build
 from distill.validate_models import check_against_schema, check_student, check_teacher
 from distill.validate_schedule import check_schedule
@@ -52,6 +54,7 @@ def check_experiment(config: ExperimentConfig, findings: Findings) -> FeatureSch
         findings.add(("students",), "no student and no teacher", "a teacher, students or both")
     _check_channel_sets(config, findings)
     _check_students(config, findings)
+    _check_delayed_labels(config, findings)
     check_schedule(config.schedule, (schema.n_days or None) if schema else None, findings)
     _check_fit(config, schema, findings)
     return schema
@@ -125,6 +128,17 @@ def _check_students(config: ExperimentConfig, findings: Findings) -> None:
         check_known(student.channel_optimizers, config.channels, place, findings)
         asked = student.channels or list(config.channels)
         student.channels = [NONE, *(name for name in asked if name != NONE)]
+
+
+def _check_delayed_labels(config: ExperimentConfig, findings: Findings) -> None:
+    """Nobody learns from labels of the future, where it is not a control."""
+    if config.data.source == SIMULATED or findings.touches(("data", "source")):
+        return
+    places: list[KeyPath] = [("students", index) for index in range(len(config.students))]
+    for path, model in zip([("teacher",), *places], [config.teacher, *config.students], strict=True):
+        if model is not None and model.delayed_labels == "final":
+            got = f"'final' for the source '{config.data.source}'"
+            findings.add((*path, "delayed_labels"), got, NOT_SIMULATED)
 
 
 def _check_fit(config: ExperimentConfig, schema: FeatureSchema | None, findings: Findings) -> None:

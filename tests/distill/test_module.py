@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,13 @@ def by_hand(logits: Tensor, batch: Batch) -> float:
 def test_loss_of_known_labels(data: DataSet) -> None:
     batch, model = first_batch(data), Tiny(data.schema)
     assert not batch.label_mask.all() and batch.label_mask.any(0).all()
+    assert step(model, batch) == pytest.approx(by_hand(model(batch).logits, batch), rel=1e-6)
+
+
+def test_targets_may_be_larger_than_1(data: DataSet) -> None:
+    batch, model = first_batch(data), Tiny(data.schema)
+    batch = replace(batch, labels=batch.labels * 7.5)
+    assert (batch.labels > 1).any()
     assert step(model, batch) == pytest.approx(by_hand(model(batch).logits, batch), rel=1e-6)
 
 

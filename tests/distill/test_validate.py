@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -107,6 +108,10 @@ FROZEN = {"kind": "frozen", "teacher_days": 3, "student_last_day": 6, "tune_days
             {"teacher__architecture": "net.py"},
             "teacher.architecture: architecture: got 'net.py', allowed: path/to/",
         ),
+        (
+            {"teacher__delayed_labels": "weihted"},
+            "teacher.delayed_labels: got 'weihted'; allowed: matured, weighted, final. Did you mean 'weighted'?",
+        ),
         ({"data__root": "x"}, "data.root: got 'x'; allowed: null, the source 'toy' reads no files."),
         ({"data__source": "files"}, "data.root: got nothing; allowed: the folder of the source 'files'."),
         (
@@ -137,6 +142,22 @@ def test_one_mistake(tmp_path: Path, changes: dict[str, Any], message: str) -> N
             "students[1] (two).features[0]: got 'user'; allowed: user_id, item_id.",
         ),
         ({"teacher__dense": ["agee"]}, "teacher.dense[0]: got 'agee'; allowed: age. Did you mean 'age'?"),
+        (
+            {"students__0__architecture": "seeing", "students__0__content": ["imag"]},
+            "students[0] (one).content[0]: got 'imag'; allowed: image. Did you mean 'image'?",
+        ),
+        (
+            {"students__0__architecture": "seeing", "students__0__content": ["image", "image"]},
+            "students[0] (one).content[1]: got 'image' a second time;",
+        ),
+        (
+            {"students__0__content": ["image"]},
+            "students[0] (one).content: got ['image']; allowed: an empty list, the architecture 'small' reads no",
+        ),
+        (
+            {"teacher__content": ["image"]},
+            "teacher.content: got ['image']; allowed: an empty list, the architecture 'big' reads no content vectors.",
+        ),
         (
             {"teacher__tasks": ["clik", "conversion"]},
             "teacher.tasks[0]: got 'clik'; allowed: click, conversion. Did",
@@ -205,6 +226,15 @@ def test_without_a_teacher_only_channels_that_need_none(tmp_path: Path) -> None:
     got = "got the channel 'soft' without its teacher; allowed: channels that need no teacher, "
     assert f"channels.ah.soft: {got}" in first and f"channels.mine.soft: {got}" in second
     assert load(tmp_path, experiment(teacher=None, channels={"mine": {"own": {}}})).config.teacher is None
+
+
+def test_labels_from_the_future_are_for_simulated_data_alone(tmp_path: Path) -> None:
+    asked = {"teacher__delayed_labels": "final", "students__1__delayed_labels": "final"}
+    first, second = problems(tmp_path, experiment(**asked))
+    why = "got 'final' for the source 'toy'; allowed: matured, weighted: `final` trains on labels from the future, a"
+    assert f"teacher.delayed_labels: {why}" in first and f"students[1] (two).delayed_labels: {why}" in second
+    with mock.patch("distill.validate.SIMULATED", "toy"):
+        assert problems(tmp_path, experiment(**asked)) == []
 
 
 def test_a_set_that_no_student_uses_needs_no_teacher(tmp_path: Path) -> None:
