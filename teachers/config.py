@@ -62,9 +62,10 @@ class SummaryConfig:
 
     Attributes:
         target: attention from the item at hand, one token.
-        cls_tokens: tokens put before the events, made of the features; needs `interleave`.
+        cls_tokens: tokens put behind the events, made of the features; needs `interleave`.
         seeds: learned queries (PMA), one token each.
         recent: last events, one token each.
+        features: tokens that tell the history about the features; needs `interleave`.
         gates: sigmoid gates on the summaries of both towers (InterFormer).
     """
 
@@ -72,10 +73,16 @@ class SummaryConfig:
     cls_tokens: int = 0
     seeds: int = 2
     recent: int = 2
+    features: int = 4
     gates: bool = False
 
     def __post_init__(self) -> None:
-        _at_least(self, "summaries", {"cls_tokens": 0, "seeds": 0, "recent": 0})
+        _at_least(self, "summaries", {"cls_tokens": 0, "seeds": 0, "recent": 0, "features": 1})
+        if self.cls_tokens > self.features:
+            raise UserError(
+                f"options.summaries.cls_tokens: got {self.cls_tokens}, allowed: at most options.summaries.features, "
+                f"{self.features}, of which they are made"
+            )
 
 
 @dataclass
@@ -127,6 +134,7 @@ class GEMConfig:
         history_length: last events of the user that are read; 0 leaves the sequence tower out.
         layers: Wukong layers; 0 hands the tokens to the trunk as they are.
         interleave: InterFormer: the towers exchange summaries in every layer; otherwise the history is summarised once.
+        skip: the features' tokens reach the trunk beside what the towers made of them.
         mlp: widths of the trunk after the towers; the last one is the penultimate tap.
         dropout: in the trunk.
         conditional: task to the task without which it cannot happen, such as conversion to click: its head predicts
@@ -143,6 +151,7 @@ class GEMConfig:
     history_length: int = 100
     layers: int = 2
     interleave: bool = False
+    skip: bool = False
     mlp: list[int] = field(default_factory=lambda: [256, 128])
     dropout: float = 0.0
     conditional: dict[str, str] = field(default_factory=dict)

@@ -1,44 +1,54 @@
-"""GEM, the teacher (Meta engineering blog, 2025-11-10), first form: split towers, one trunk, many surfaces.
+"""GEM, the teacher (Meta engineering blog, 2025-11-10): split towers, one trunk, many surfaces and tasks.
 
-The sequence tower reads the user's past on every surface; its summaries become tokens of the Wukong tower beside the
-features. The trunk is shared, every surface has its own bias per task.
+Features become tokens of one width, the user's past on every surface a jagged sequence of them. Two towers work on
+both, side by side or interleaved (`teachers.towers`); a trunk shared by the surfaces, or experts mixed for each
+(`teachers.surfaces`), feeds a head for every task (`teachers.heads`).
 
-Shape letters: B examples, F sparse features, N dense features, d width, T events, k tasks.
+Taps: `embedding`, the features' rows; `user` and `item`, what is known of either alone; `interaction_1`, ... after each
+Wukong layer; `cross`, the trunk's input; `penultimate`, the heads' input.
+
+Shape letters: B examples, F sparse features, N dense features, M modalities, n tokens, d width, T events, k tasks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from distill.batch import Batch
+from distill.batch import Batch, Events
 from distill.inputs import check_inputs
 from distill.protocols import Architecture, Output
 from distill.schema import FeatureSchema
 from distill.seeding import seeded
 from kernels.embedding import EmbeddingTables
 from teachers.config import GEMConfig
-from teachers.sequence import EventEncoder, SequenceLayer, Summaries
-from teachers.wukong import WukongLayer
+from teachers.heads import TaskHeads
+from teachers.modality import ModalityTower
+from teachers.sequence import EventEncoder, mean_events
+from teachers.surfaces import SurfaceExperts, SurfaceNorm
+from teachers.towers import History, InterleavedTowers, SeparateTowers, Towers
 
 
 class GEM(Architecture):
     """See the module's text.
 
     Args:
-        config: sizes.
+        config: sizes and switches.
         schema: the data set's schema.
         tasks: tasks to predict.
         features: sparse features to read; the schema's item feature is needed when there is a history.
         dense_features: dense features to read.
         seed: of the initial values.
         table_learning_rate: of the fused tables.
+        content: modalities to read, of the example's item and of the history's.
 
     Raises:
-        UserError: a name that the schema lacks, or a history without the item feature.
+        UserError: a name that the schema lacks, a history without the item feature, or a conditional task that does
+            not fit.
     """
 
     def __init__(
@@ -50,11 +60,12 @@ class GEM(Architecture):
         dense_features: tuple[str, ...],
         seed: int,
         table_learning_rate: float,
+        content: tuple[str, ...] = (),
     ):
         super().__init__()
-        check_inputs(schema, tasks, features, dense_features, config.history_length)
-        self.schema, self.tasks = schema, tasks
-        self.features, self.dense_features = features, dense_features
+        check_inputs(schema, tasks, features, dense_features, config.history_length, content)
+        self.schema, self.tasks = schema, tuple(tasks)
+        self.features, self.dense_features, self.content = features, dense_features, tuple(content)
         self.history_length = config.history_length
         self.item_place = features.index(schema.item_feature) if config.history_length else 0
         self.tables = EmbeddingTables(
@@ -68,66 +79,122 @@ class GEM(Architecture):
             self._build(config)
 
     def _build(self, config: GEMConfig) -> None:
-        tokens = len(self.features) + 1
-        self.domain = nn.Embedding(len(self.schema.domains), config.dim)
+        dim, domains = config.dim, len(self.schema.domains)
+        widths = {name: self.schema.content[name].width for name in self.content}
+        self.domain = nn.Embedding(domains, dim)
         nn.init.normal_(self.domain.weight, std=0.1)
-        if self.dense_features:
-            self.dense = nn.Sequential(
-                nn.Linear(len(self.dense_features), config.dim), nn.ReLU(), nn.Linear(config.dim, config.dim)
-            )
-            tokens += 1
+        self.dense = _dense_token(len(self.dense_features), dim) if self.dense_features else None
+        self.modalities = ModalityTower(widths, dim) if widths else None
         if config.history_length:
-            self.events = EventEncoder(config.dim, len(self.schema.domains), len(self.schema.tasks))
-            self.sequence = nn.ModuleList(
-                SequenceLayer(config.dim, config.sequence.heads) for _ in range(config.sequence_layers)
-            )
-            self.summaries = Summaries(
-                config.dim, config.sequence.heads, config.summaries.seeds, config.summaries.recent
-            )
-            tokens += self.summaries.tokens
-        self.interactions = nn.ModuleList()
-        for _ in range(config.layers):
-            sizes = config.wukong
-            layer = WukongLayer(tokens, config.dim, sizes.fm_tokens, sizes.linear_tokens, sizes.rank)
-            self.interactions.append(layer)
-            tokens = layer.tokens_out
-        widths = [tokens * config.dim, *config.mlp]
-        self.trunk = nn.Sequential()
-        for narrow, wide in zip(widths, widths[1:], strict=False):
-            self.trunk.extend([nn.Linear(narrow, wide), nn.ReLU(), nn.Dropout(config.dropout)])
-        self.heads = nn.Linear(widths[-1], len(self.tasks), bias=False)
-        self.surface_bias = nn.Embedding(len(self.schema.domains), len(self.tasks))
-        nn.init.zeros_(self.surface_bias.weight)
-        self.tap_widths = {"interaction": widths[0], "penultimate": widths[-1]}
+            tasks = len(self.schema.tasks)
+            self.events = EventEncoder(dim, domains, tasks, config.sequence.merge, widths)
+        tokens = len(self.features) + 1 + bool(self.dense_features) + len(widths)
+        form = InterleavedTowers if config.interleave else SeparateTowers
+        self.towers: Towers = form(config, tokens)
+        self.skip = config.skip
+        width = (self.towers.tokens_out + (tokens if config.skip else 0)) * dim
+        self.trunk = Trunk(config, width, domains, len(self.tasks))
+        self.heads = TaskHeads(config.mlp[-1], domains, self.tasks, config.surfaces.heads, config.conditional)
+        self.places = {
+            group: [
+                place for place, name in enumerate(self.features) if self.schema.sparse[name].group == group
+            ]
+            for group in ("user", "item")
+        }
+        self.tap_widths = self._tap_widths(config, width)
+
+    def _tap_widths(self, config: GEMConfig, cross: int) -> dict[str, int]:
+        user = len(self.places["user"]) + bool(self.history_length)
+        item = len(self.places["item"]) + len(self.content)
+        widths = {"embedding": len(self.features), "user": user, "item": item}
+        widths |= {f"interaction_{n}": tokens for n, tokens in enumerate(self.towers.widths, start=1)}
+        taps = {name: tokens * config.dim for name, tokens in widths.items() if tokens}
+        return taps | {"cross": cross, "penultimate": self.trunk.width}
 
     def forward(self, batch: Batch) -> Output:
-        history = batch.history if self.history_length else None
-        embedded = self.tables(batch.sparse, None if history is None else history.item)
-        tokens = [embedded.features, self.domain(batch.domain).unsqueeze(1)]
-        if self.dense_features:
-            tokens.append(self.dense(batch.dense).unsqueeze(1))
-        if history is not None:
-            events = self.events(history, embedded.events, batch.timestamp)
-            for layer in self.sequence:
-                events = layer(events, history.offsets)
-            target = embedded.features[:, self.item_place]
-            tokens.append(self.summaries(events, history.offsets, target))
-        # No norm here: it would blow up the rows of ids that were hardly ever trained.
-        crossed = torch.cat(tokens, dim=1)
-        for layer in self.interactions:
-            crossed = layer(crossed)
-        interaction = crossed.flatten(1)
-        penultimate = self.trunk(interaction)
-        logits = self.heads(penultimate) + self.surface_bias(batch.domain)
-        return Output(logits, {"interaction": interaction, "penultimate": penultimate})
+        past = batch.history if self.history_length else None
+        embedded = self.tables(batch.sparse, None if past is None else past.item)
+        rows, own = embedded.features, [embedded.features, self.domain(batch.domain).unsqueeze(1)]
+        if self.dense is not None:
+            own.append(self.dense(batch.dense).unsqueeze(1))
+        content = [] if self.modalities is None else [self.modalities.item_tokens(batch.content)]
+        x = torch.cat(own + content, dim=1)
+        history = None
+        if past is not None and embedded.events is not None:
+            history = self._history(batch, past, embedded.events, rows[:, self.item_place])
+        outputs = self.towers(x, history)
+        cross = torch.cat([outputs[-1], x], dim=1) if self.skip else outputs[-1]
+        hidden = self.trunk(cross.flatten(1), batch.domain)
+        taps = {
+            "embedding": [rows],
+            "user": [rows[:, self.places["user"]], *self._mean(history)],
+            "item": [rows[:, self.places["item"]], *content],
+            "cross": [cross],
+            "penultimate": [hidden],
+        }
+        taps |= {f"interaction_{n}": [out] for n, out in enumerate(outputs[1:-1], start=1)}
+        flat = {name: _flat(parts) for name, parts in taps.items() if name in self.tap_widths}
+        return Output(self.heads(hidden, batch.domain), flat)
+
+    def _history(self, batch: Batch, past: Events, items: Tensor, target: Tensor) -> History:
+        vectors = {}
+        for name in self.content:
+            found = batch.content[name]
+            assert found.events is not None and found.events_known is not None, (
+                f"no vectors of events: {name}"
+            )
+            vectors[name] = (found.events, found.events_known)
+        return History(self.events(past, items, batch.timestamp, vectors), past.offsets, target)
+
+    def _mean(self, history: History | None) -> list[Tensor]:
+        return [] if history is None else [mean_events(history.tokens, history.offsets).unsqueeze(1)]
 
     def set_base_rates(self, rates: Mapping[str, Tensor]) -> None:
-        with torch.no_grad():
-            for place, task in enumerate(self.tasks):
-                rate = rates[task].clamp(1e-4, 1 - 1e-4)
-                known = rate.isfinite()
-                bias = torch.where(known, rate.logit(), rate[known].mean().logit() if known.any() else 0.0)
-                self.surface_bias.weight[:, place] = bias.float()
+        self.heads.set_base_rates(rates)
+
+
+class Trunk(nn.Module):
+    """From the towers to the heads: an MLP shared by all surfaces, or experts mixed for each surface and task.
+
+    Args:
+        config: settings of GEM.
+        width: of the input.
+        domains: number of surfaces.
+        tasks: k.
+
+    Attributes:
+        width: of the output, flat.
+    """
+
+    def __init__(self, config: GEMConfig, width: int, domains: int, tasks: int):
+        super().__init__()
+        own = config.surfaces
+        self.norm = SurfaceNorm(domains, width) if own.norm else None
+        self.experts = self.shared = None
+        if own.experts:
+            self.experts = SurfaceExperts(domains, tasks, width, config.mlp, own.experts, config.dropout)
+        else:
+            self.shared = nn.Sequential()
+            for narrow, wide in pairwise([width, *config.mlp]):
+                self.shared.extend([nn.Linear(narrow, wide), nn.ReLU(), nn.Dropout(config.dropout)])
+        self.width = config.mlp[-1] * (tasks if own.experts else 1)
+
+    def forward(self, x: Tensor, domain: Tensor) -> Tensor:
+        """Args: x [B, width], domain int64 [B]. Returns: [B, W], or [B, k, W] with experts."""
+        if self.norm is not None:
+            x = self.norm(x, domain)
+        if self.experts is not None:
+            return self.experts(x, domain)
+        assert self.shared is not None
+        return self.shared(x)
+
+
+def _dense_token(features: int, dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(features, dim), nn.ReLU(), nn.Linear(dim, dim))
+
+
+def _flat(parts: list[Tensor]) -> Tensor:
+    return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).flatten(1)
 
 
 def build(config: GEMConfig, **common: Any) -> GEM:

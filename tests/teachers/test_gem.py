@@ -49,16 +49,37 @@ def make_gem(schema: FeatureSchema, seed: int = 0, **options: Any) -> GEM:
     )
 
 
+FORMS: dict[str, dict[str, Any]] = {
+    "first form": {},
+    "no sequence layer": {"sequence": {"layers": 0}},
+    "target alone": {"sequence": {"layers": 2}, "summaries": {"seeds": 0, "recent": 0}},
+    "four heads": {"sequence": {"heads": 4}, "layers": 1},
+    "pooled early": {"sequence": {"pool_early": True}},
+    "no Wukong layer": {"layers": 0},
+    "no history": {"history_length": 0},
+    "skip": {"skip": True},
+    "pyramid": {"sequence": {"layers": 2, "rotary": True}, "pyramid": {"keep": [3, 1]}},
+    "window": {"sequence": {"causal": False, "window": 2, "rotary": True, "merge": "mask"}},
+    "wukong": {"wukong": {**SMALL["wukong"], "attentive": True, "cross_layer": True}},
+    "surfaces": {"surfaces": {"norm": True, "experts": 3, "heads": True}},
+    "conditional": {"conditional": {"conversion": "click"}},
+    "interleaved": {"interleave": True},
+    "all": {
+        "interleave": True,
+        "skip": True,
+        "wukong": {**SMALL["wukong"], "attentive": True, "cross_layer": True},
+        "sequence": {"rotary": True, "merge": "mask"},
+        "pyramid": {"keep": [4, 2]},
+        "summaries": {"cls_tokens": 2, "features": 3, "gates": True},
+        "surfaces": {"norm": True, "experts": 2, "heads": True},
+        "conditional": {"conversion": "click"},
+    },
+}
+forms = pytest.mark.parametrize("options", FORMS.values(), ids=FORMS)
+
+
 @pytest.mark.parametrize("lengths", [LENGTHS, [0, 0, 0], [1]], ids=["some", "none", "one"])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"sequence": {"layers": 0}},
-        {"sequence": {"layers": 2}, "summaries": {"seeds": 0, "recent": 0}},
-        {"sequence": {"heads": 4}, "layers": 1},
-    ],
-)
+@forms
 def test_logits_and_taps_have_their_widths_and_train(lengths: list[int], options: dict[str, Any]) -> None:
     schema = schema_of()
     model, batch = make_gem(schema, **options), make_batch(schema, lengths, seed=1)
@@ -70,20 +91,29 @@ def test_logits_and_taps_have_their_widths_and_train(lengths: list[int], options
     assert output.logits.isfinite().all() and all(gradient.isfinite().all() for gradient in gradients)
 
 
-def test_every_parameter_and_table_is_trained() -> None:
+@pytest.mark.parametrize(
+    "form", ["first form", "skip", "pyramid", "window", "conditional", "interleaved", "all"]
+)
+def test_every_parameter_and_table_is_trained(form: str) -> None:
+    """Two steps: some blocks start behind a gate of zero, and what lies behind it learns from the second step on."""
     schema = schema_of()
-    model, batch = make_gem(schema), make_batch(schema, [4] * 128, seed=1)
+    model, batch = make_gem(schema, **FORMS[form]), make_batch(schema, [4] * 128, seed=1)
     before = model.tables.export()
-    label_loss(model(batch).logits, batch.labels, batch.label_mask).backward()
-    still = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert still == []
+    start = {name: p.detach().clone() for name, p in model.named_parameters()}
+    adam = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(3):
+        adam.zero_grad()
+        label_loss(model(batch).logits, batch.labels, batch.label_mask).backward()
+        adam.step()
+    assert [name for name, p in model.named_parameters() if torch.equal(p, start[name])] == []
     after = model.tables.export()
     assert [name for name in before if torch.equal(before[name], after[name])] == []
 
 
-def test_permuting_examples_permutes_logits() -> None:
+@forms
+def test_permuting_examples_permutes_logits(options: dict[str, Any]) -> None:
     schema = schema_of()
-    model, batch = make_gem(schema).eval(), make_batch(schema, LENGTHS, seed=1)
+    model, batch = make_gem(schema, **options).eval(), make_batch(schema, LENGTHS, seed=1)
     order = [3, 1, 4, 0, 2]
     moved = replace(reordered(batch, order), domain=batch.domain[order], timestamp=batch.timestamp[order])
     torch.testing.assert_close(model(moved).logits, model(batch).logits[order])
@@ -120,7 +150,7 @@ def test_every_surface_starts_at_its_rate_and_an_unknown_one_at_the_mean() -> No
     model, nan = make_gem(schema_of()), math.nan
     rates = {"click": [0.2, nan, 0.6], "conversion": [nan, nan, 0.1]}
     model.set_base_rates({task: torch.tensor(values, dtype=torch.float64) for task, values in rates.items()})
-    click, conversion = model.surface_bias.weight.T.tolist()
+    click, conversion = model.heads.surface_bias.weight.T.tolist()
     assert click == pytest.approx([logit(0.2), logit(0.4), logit(0.6)])
     assert conversion == pytest.approx([logit(0.1)] * 3)
 
@@ -130,7 +160,7 @@ def test_rates_of_nothing_and_of_all_stay_finite() -> None:
     model.set_base_rates(
         {"click": torch.tensor([0.0, 1.0, 0.5]).double(), "conversion": torch.full((3,), math.nan).double()}
     )
-    click, conversion = model.surface_bias.weight.T.tolist()
+    click, conversion = model.heads.surface_bias.weight.T.tolist()
     assert click == pytest.approx([logit(1e-4), -logit(1e-4), 0.0], abs=1e-4)
     assert conversion == [0.0, 0.0, 0.0]
 
@@ -144,9 +174,10 @@ def test_base_rates_are_added_to_the_logits() -> None:
     torch.testing.assert_close((model(batch).logits - before), expected.unsqueeze(1).expand(-1, 2))
 
 
-def test_saved_and_loaded_it_predicts_the_same(tmp_path: Path) -> None:
+@forms
+def test_saved_and_loaded_it_predicts_the_same(options: dict[str, Any], tmp_path: Path) -> None:
     schema = schema_of()
-    model, other = make_gem(schema, seed=0).eval(), make_gem(schema, seed=1).eval()
+    model, other = (make_gem(schema, seed=seed, **options).eval() for seed in (0, 1))
     batch = make_batch(schema, LENGTHS, seed=1)
     assert not torch.equal(model(batch).logits, other(batch).logits)
     save_model(model, tmp_path / "gem.safetensors", {})
