@@ -54,7 +54,8 @@ def describe(folder: str | Path, through: int | None = None) -> dict[str, Any]:
         labels) and `drift`;
         `domains_per_user`: share of users on 1, 2, .. D domains;
         `hours`: share of rows per hour (UTC) of the day;
-        `events_per_user`: as `users`, over the whole history index.
+        `events_per_user`: as `users`, over the whole history index;
+        `content`: see `modalities`.
 
     Raises:
         UserError: `through` is no day of the data set.
@@ -100,7 +101,23 @@ def describe(folder: str | Path, through: int | None = None) -> dict[str, Any]:
         "domains_per_user": _domains_per_user(its_users.ids for its_users, _ in of_domain),
         "hours": (hours / rows).tolist(),
         "events_per_user": distribution(np.diff(np.load(data.events_folder / "offsets.npy"))),
+        "content": modalities(data),
     }
+
+
+def modalities(data: DataSet) -> dict[str, dict[str, Any]]:
+    """By modality: `width` of its vectors, and `known`, the share of all item ids that have one.
+
+    Args:
+        data: the data set.
+    """
+    schema = data.schema
+    items = schema.sparse[schema.item_feature].size
+    found = {}
+    for name, content in schema.content.items():
+        known = np.load(data.content_folder / name / "known.npy", mmap_mode="r")
+        found[name] = {"width": content.width, "known": np.count_nonzero(known) / items}
+    return found
 
 
 def distribution(counts: np.ndarray) -> dict[str, Any]:

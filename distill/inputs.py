@@ -14,6 +14,7 @@ def check_inputs(
     features: Iterable[str],
     dense_features: Iterable[str] = (),
     history_length: int = 0,
+    content: Iterable[str] = (),
 ) -> None:
     """Refuse what the data set does not have.
 
@@ -23,6 +24,7 @@ def check_inputs(
         features: sparse features it reads; at least one.
         dense_features: dense features it reads.
         history_length: events of the user's past it asks for; their ids share the item feature's table.
+        content: modalities whose content vectors it reads.
 
     Raises:
         UserError: an unknown or repeated name (with the nearest one), none at all, or a history without the
@@ -33,6 +35,7 @@ def check_inputs(
     _check_names("tasks", tasks, schema.task_names, at_least=1)
     _check_names("features", features, tuple(schema.sparse), at_least=1)
     _check_names("dense", dense_features, schema.dense, at_least=0)
+    _check_names("content", content, tuple(schema.content), at_least=0)
     if history_length < 0:
         raise UserError(f"options.history_length: got {history_length}, allowed: 0 (no history) or more")
     if history_length and schema.item_feature not in features:
@@ -44,7 +47,7 @@ def check_inputs(
 
 def _check_names(field: str, names: Iterable[str], allowed: tuple[str, ...], at_least: int) -> None:
     names = tuple(names)
-    listed = ", ".join(allowed) or "none (the data set has no such column)"
+    listed = ", ".join(allowed) or "none (the data set has none)"
     for name in names:
         if name not in allowed:
             raise UserError(f"{field}: got '{name}', allowed: {listed}. {nearest(name, allowed)}".rstrip())

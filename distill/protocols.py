@@ -42,6 +42,7 @@ class Architecture(nn.Module, ABC):
         features: sparse features it reads, in order.
         dense_features: dense features it reads, in order.
         history_length: events of the user's past it asks for; 0 for none.
+        content: modalities whose content vectors it reads, of the examples' items and of the history's.
         tap_widths: width of every tap that `forward` returns.
         tables: the embedding tables (kernels.embedding), with their fused optimiser.
     """
@@ -51,6 +52,7 @@ class Architecture(nn.Module, ABC):
     features: tuple[str, ...]
     dense_features: tuple[str, ...] = ()
     history_length: int = 0
+    content: tuple[str, ...] = ()
     tap_widths: dict[str, int]
     tables: EmbeddingTables
 
@@ -79,10 +81,13 @@ class Channel(nn.Module, ABC):
         touches_serving_head: True when its loss sends a gradient into the serving head (`single` does). A channel
             that declares False sends it exactly zero; a test holds every channel to it.
         needs_teacher: True when the batch must carry the teacher's signal.
+        own_optimizer: True when `step` updates all of the channel's parameters; the model's optimiser and its
+            clipping then leave them alone.
     """
 
     touches_serving_head: bool = False
     needs_teacher: bool = True
+    own_optimizer: bool = False
 
     def attach(self, student: Architecture) -> None:
         """Build what only training needs, such as auxiliary heads, once the student's taps are known."""

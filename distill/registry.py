@@ -24,6 +24,7 @@ class Entry:
         builder: `module:function`, imported when first built.
         summary: one line for `distill ls`.
         needs: what else the experiment must hold: `root` (data.root, a source) or `teacher` (a channel).
+        reads: inputs that not every architecture can read: `content`, given to its builder when there is any.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Entry:
     builder: str
     summary: str
     needs: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
 
     def load(self) -> Callable[..., Any]:
         """Import the builder."""
@@ -49,10 +51,18 @@ class Registry:
         self.kind = kind
         self._entries: dict[str, Entry] = {}
 
-    def add(self, name: str, config: type, builder: str, summary: str, needs: Sequence[str] = ()) -> None:
+    def add(
+        self,
+        name: str,
+        config: type,
+        builder: str,
+        summary: str,
+        needs: Sequence[str] = (),
+        reads: Sequence[str] = (),
+    ) -> None:
         """Register; an existing name is an error. The arguments are the fields of `Entry`."""
         assert name not in self._entries, f"{self.kind} '{name}' is registered twice"
-        self._entries[name] = Entry(name, config, builder, summary, tuple(needs))
+        self._entries[name] = Entry(name, config, builder, summary, tuple(needs), tuple(reads))
 
     def get(self, name: str) -> Entry:
         """The entry of that name.

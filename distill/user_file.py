@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from distill.errors import UserError, nearest
 
 FORM = "path/to/file.py:Class"
 SHARED = ("schema", "tasks", "features", "dense_features", "seed", "table_learning_rate")
-"""What every architecture is given; everything else its constructor takes is an option."""
+"""What every architecture is given; everything else its constructor takes is an option, but for `content`."""
+CONTENT = "content"
+"""The modalities that the model is to read, given when there are any."""
 
 
 def is_user_file(architecture: str) -> bool:
@@ -82,13 +84,15 @@ def build(architecture: str, folder: Path | None, options: Mapping[str, Any], **
         architecture: `path/to/file.py:Class`.
         folder: that a relative path starts from.
         options: the model's options, passed by name.
-        shared: schema, tasks, features, dense_features, seed and table_learning_rate.
+        shared: schema, tasks, features, dense_features, seed and table_learning_rate; content if any.
 
     Raises:
-        UserError: as `load_class`; an option that the constructor does not take, or one that it needs.
+        UserError: as `load_class`; an option that the constructor does not take, or one that it needs; content
+            that it does not take or needs.
     """
     found = load_class(architecture, folder)
     _check_options(found, options)
+    _check_content(found, shared.get(CONTENT, ()))
     return found(**shared, **options)
 
 
@@ -140,12 +144,24 @@ def _execute(path: Path) -> Any:
     return module
 
 
+def _check_content(found: type, content: Sequence[str]) -> None:
+    parameters, open_ended = _parameters(found)
+    if content and CONTENT not in parameters and not open_ended:
+        raise UserError(
+            f"content: got {', '.join(content)}, allowed: nothing, the constructor of {found.__name__} takes no "
+            "argument 'content'"
+        )
+    if not content and CONTENT in parameters and parameters[CONTENT].default is inspect.Parameter.empty:
+        raise UserError(f"content: got nothing, allowed: at least one modality; {found.__name__} needs it")
+
+
 def _check_options(found: type, options: Mapping[str, Any]) -> None:
     parameters, open_ended = _parameters(found)
-    allowed = [name for name in parameters if name not in SHARED]
+    given = (*SHARED, CONTENT)
+    allowed = [name for name in parameters if name not in given]
     listed = ", ".join(allowed) or "none"
     for name in options:
-        if name in SHARED or (name not in allowed and not open_ended):
+        if name in given or (name not in allowed and not open_ended):
             raise UserError(f"options: got '{name}', allowed: {listed}. {nearest(name, allowed)}".rstrip())
     for name in allowed:
         if parameters[name].default is inspect.Parameter.empty and name not in options:

@@ -13,8 +13,8 @@ from distill.checks import (
     check_positive,
     check_unique,
 )
-from distill.config import OptimizerConfig, StudentConfig, TeacherConfig
-from distill.findings import Findings
+from distill.config import OptimizerConfig, RepresentationConfig, StudentConfig, TeacherConfig
+from distill.findings import Findings, show
 from distill.registry import STUDENTS, TEACHERS, Registry
 from distill.schema import FeatureSchema
 from distill.strict_yaml import KeyPath
@@ -25,6 +25,8 @@ def check_teacher(teacher: TeacherConfig, path: KeyPath, findings: Findings) -> 
     """What can be said of a teacher without a schema; its options are filled in."""
     check_name(teacher.name, (*path, "name"), findings)
     _check_model(TEACHERS, teacher, path, findings)
+    if teacher.representation is not None:
+        _check_representation(teacher.representation, (*path, "representation"), findings)
 
 
 def check_student(student: StudentConfig, path: KeyPath, findings: Findings) -> None:
@@ -46,6 +48,7 @@ def check_against_schema(
     check_known(model.tasks, schema.task_names, (*path, "tasks"), findings)
     check_known(model.features, schema.sparse, (*path, "features"), findings)
     check_known(model.dense, schema.dense, (*path, "dense"), findings)
+    check_known(model.content, schema.content, (*path, "content"), findings)
     if isinstance(model, StudentConfig):
         check_known(model.verticals, schema.verticals, (*path, "verticals"), findings)
 
@@ -61,7 +64,7 @@ def architecture_by_content(architecture: str) -> str:
 def _check_model(
     registry: Registry, model: TeacherConfig | StudentConfig, path: KeyPath, findings: Findings
 ) -> None:
-    for key in ("tasks", "features", "dense"):
+    for key in ("tasks", "features", "dense", "content"):
         check_unique(getattr(model, key), (*path, key), findings)
     _check_optimizer(model.optimizer, (*path, "optimizer"), findings)
     places = (*path, "architecture"), (*path, "options")
@@ -70,6 +73,9 @@ def _check_model(
     else:
         name, others = model.architecture, [FORM]
         model.options = check_options(registry, name, model.options, places, findings, others)
+        if model.content and name in registry and "content" not in registry.get(name).reads:
+            allowed = f"an empty list, the architecture '{name}' reads no content vectors"
+            findings.add((*path, "content"), show(model.content), allowed)
 
 
 def _check_user_file(architecture: str, path: KeyPath, findings: Findings) -> str:
@@ -90,3 +96,21 @@ def _check_optimizer(optimizer: OptimizerConfig, path: KeyPath, findings: Findin
     check_positive(optimizer.table_learning_rate, (*path, "table_learning_rate"), findings)
     check_at_least(optimizer.weight_decay, 0, (*path, "weight_decay"), findings)
     check_at_least(optimizer.clip_norm, 0, (*path, "clip_norm"), findings)
+
+
+def _check_representation(config: RepresentationConfig, path: KeyPath, findings: Findings) -> None:
+    """What can be said without the architecture, which alone knows its taps."""
+    if not config.taps:
+        findings.add(
+            (*path, "taps"), "an empty list", "at least one tap of the teacher, such as [penultimate]"
+        )
+    check_unique(config.taps, (*path, "taps"), findings)
+    check_at_least(config.dim, 1, (*path, "dim"), findings)
+    for index, width in enumerate(config.hidden):
+        check_at_least(width, 1, (*path, "hidden", index), findings)
+    for index, width in enumerate(config.prefixes):
+        least = config.prefixes[index - 1] + 1 if index else 1
+        if not least <= width < config.dim:
+            allowed = f"rising widths from 1 to {config.dim - 1}, below dim"
+            findings.add((*path, "prefixes", index), str(width), allowed)
+    check_positive(config.learning_rate, (*path, "learning_rate"), findings)

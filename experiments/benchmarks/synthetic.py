@@ -1,24 +1,29 @@
 """Batches of random content in the form of real ones, for measurements and for tests of models.
 
-Shape letters: B examples, F sparse features, N dense features, T history events, K tasks.
+Shape letters: B examples, F sparse features, N dense features, T history events, K tasks, M width of a modality.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
-from distill.batch import Batch, Events, TeacherSignal
-from distill.schema import DayInfo, FeatureSchema, SparseFeature, Task
+from distill.batch import Batch, ContentVectors, Events, TeacherSignal
+from distill.schema import Content, DayInfo, FeatureSchema, SparseFeature, Task
 
 ITEM = "item_id"
 
 
 def make_schema(
-    sizes: Sequence[int], dense: int = 0, tasks: Sequence[str] = ("click",), domains: int = 3
+    sizes: Sequence[int],
+    dense: int = 0,
+    tasks: Sequence[str] = ("click",),
+    domains: int = 3,
+    content: Mapping[str, int] | None = None,
 ) -> FeatureSchema:
     """A schema whose first sparse feature is the item.
 
@@ -27,6 +32,7 @@ def make_schema(
         dense: number of dense features N.
         tasks: names of the tasks.
         domains: number of surfaces.
+        content: width M by modality; None for no content vectors.
     """
     names = [ITEM, *(f"feature_{place}" for place in range(1, len(sizes)))]
     surfaces = tuple(f"surface_{place}" for place in range(domains))
@@ -39,13 +45,14 @@ def make_schema(
         sparse={name: SparseFeature(name, size) for name, size in zip(names, sizes, strict=True)},
         dense=tuple(f"dense_{place}" for place in range(dense)),
         item_feature=ITEM,
+        content={name: Content(name, width) for name, width in (content or {}).items()},
     )
 
 
 def make_batch(
     schema: FeatureSchema, lengths: Sequence[int] | Tensor, seed: int, teacher: bool = True
 ) -> Batch:
-    """A batch of all features of the schema, each example with one id a feature.
+    """A batch of all features and modalities of the schema, each example with one id a feature.
 
     Args:
         schema: the schema.
@@ -62,7 +69,7 @@ def make_batch(
 
     timestamp = 10_000 + integers(10_000, examples)
     signal = TeacherSignal(torch.randn(examples, tasks, generator=generator), integers(4, examples) > 0)
-    return Batch(
+    batch = Batch(
         day=1,
         example_id=torch.arange(examples),
         user_id=integers(100, examples),
@@ -81,6 +88,21 @@ def make_batch(
         history=_make_history(schema, lengths, generator),
         teacher=signal if teacher else None,
     )
+    return replace(batch, content=_make_content(schema, batch, generator))
+
+
+def _make_content(
+    schema: FeatureSchema, batch: Batch, generator: torch.Generator
+) -> dict[str, ContentVectors]:
+    """Of one random vector per item; about one item of four has none."""
+    assert batch.history is not None
+    items, made = schema.sparse[schema.item_feature].size, {}
+    of_batch, of_events = batch.sparse[schema.item_feature].values(), batch.history.item
+    for name, content in schema.content.items():
+        known = torch.randint(4, (items,), generator=generator) > 0
+        vectors = torch.randn(items, content.width, generator=generator) * known[:, None]
+        made[name] = ContentVectors(vectors[of_batch], known[of_batch], vectors[of_events], known[of_events])
+    return made
 
 
 def _make_history(schema: FeatureSchema, lengths: Tensor, generator: torch.Generator) -> Events:

@@ -91,11 +91,17 @@ def _describe(args: argparse.Namespace) -> int:
 def _features(data: DataSet) -> Table:
     from rich.table import Table
 
+    from distill.describe import modalities
+
     table = Table("feature", "group", "ids", title="inputs", title_justify="left")
     for feature in data.schema.sparse.values():
         table.add_row(feature.name, feature.group, f"{feature.size:,}{' (several)' if feature.multi else ''}")
     for name in data.schema.dense:
         table.add_row(name, "", "a number")
+    for name, content in modalities(data).items():
+        table.add_row(
+            name, "item", f"{content['width']} numbers, known of {content['known']:.1%} of the items"
+        )
     return table
 
 

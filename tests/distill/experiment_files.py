@@ -16,7 +16,7 @@ from distill import registry
 from distill.config import DataConfig
 from distill.errors import ConfigErrors, DataError
 from distill.load_config import LoadedConfig, load_config
-from distill.schema import DayInfo, FeatureSchema, SparseFeature, Task
+from distill.schema import Content, DayInfo, FeatureSchema, SparseFeature, Task
 from distill.sources.config import SourceConfig
 
 
@@ -92,6 +92,7 @@ def schema(config: ToySourceConfig, data: DataConfig) -> FeatureSchema:
         tasks={"click": Task("click"), "conversion": Task("conversion", 5)},
         sparse={name: SparseFeature(name, config.items) for name in ("user_id", "item_id")},
         dense=("age",),
+        content={"image": Content("image", 4)},
     )
 
 
@@ -104,6 +105,7 @@ def toy_registries() -> Iterator[None]:
         with mock.patch.multiple(registries[2], _entries={}), mock.patch.multiple(registries[3], _entries={}):
             registry.TEACHERS.add("big", ModelConfig, "nowhere:build", "a teacher")
             registry.STUDENTS.add("small", ModelConfig, "nowhere:build", "a student")
+            registry.STUDENTS.add("seeing", ModelConfig, "nowhere:build", "reads vectors", reads=("content",))
             registry.CHANNELS.add(
                 "soft", ChannelConfig, "nowhere:build", "needs a teacher", needs=("teacher",)
             )

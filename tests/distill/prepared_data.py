@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distill.dataset import DataSet
-from distill.schema import DayInfo, FeatureSchema, SparseFeature, Task
+from distill.schema import Content, DayInfo, FeatureSchema, SparseFeature, Task
 from distill.sources.writer import PreparedWriter
 from distill.stream import DayStream
 
@@ -68,6 +69,18 @@ def write_small(folder: Path, days: int = 2, rows: int = 10) -> DataSet:
     with PreparedWriter(folder, small_schema(days), source="test", fingerprint="f" * 64) as writer:
         for day in range(1, days + 1):
             writer.write_day(day, day_table(day, rows))
+    return DataSet.open(folder)
+
+
+def write_content(folder: Path) -> DataSet:
+    """The data set with content: item i has the image [i, 0.5], but for item 3; nothing has a text but item 6."""
+    schema = replace(small_schema(), content={"image": Content("image", 2), "text": Content("text", 1)})
+    seen = np.array([0, 1, 2, 4, 5, 6])
+    with PreparedWriter(folder, schema, source="test", fingerprint="f" * 64) as writer:
+        for day in (1, 2):
+            writer.write_day(day, day_table(day))
+        writer.add_content("image", seen, np.stack([seen, np.full(6, 0.5)], axis=1))
+        writer.add_content("text", np.array([6]), np.array([[-1.0]]))
     return DataSet.open(folder)
 
 

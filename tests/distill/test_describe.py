@@ -11,7 +11,7 @@ import pytest
 
 from distill.describe import describe, distribution, drift
 from distill.errors import DataError, UserError
-from tests.distill.prepared_data import day_table, small_schema, write_one_day, write_small
+from tests.distill.prepared_data import day_table, small_schema, write_content, write_one_day, write_small
 
 
 def test_counts_and_rates_by_hand(tmp_path: Path) -> None:
@@ -51,6 +51,15 @@ def test_labels_that_are_unknown_have_no_rate(tmp_path: Path) -> None:
     order = found["domains"]["feed"]["tasks"]["order"]
     assert order == {"positives": 0, "rate": None, "rate_given_first": None, "daily": [None], "drift": None}
     assert found["domains_per_user"] == [1.0, 0.0]
+
+
+def test_modalities_by_hand(tmp_path: Path) -> None:
+    """Of seven items, all but one have an image and one has a text."""
+    assert describe(write_content(tmp_path / "d").folder)["content"] == {
+        "image": {"width": 2, "known": 6 / 7},
+        "text": {"width": 1, "known": 1 / 7},
+    }
+    assert describe(write_small(tmp_path / "plain").folder)["content"] == {}
 
 
 def test_distribution_by_hand() -> None:

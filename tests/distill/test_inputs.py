@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from distill.errors import UserError
 from distill.inputs import check_inputs
-from distill.schema import FeatureSchema, SparseFeature, Task
+from distill.schema import Content, FeatureSchema, SparseFeature, Task
 
 SCHEMA = FeatureSchema(
     name="tiny",
@@ -16,6 +18,27 @@ SCHEMA = FeatureSchema(
     tasks={"click": Task("click")},
     sparse={"item_id": SparseFeature("item_id", 5), "country": SparseFeature("country", 3)},
 )
+
+
+WITH_CONTENT = replace(SCHEMA, content={"image": Content("image", 4)})
+
+
+def test_content_that_is_there_passes_without_the_items_ids() -> None:
+    check_inputs(WITH_CONTENT, ["click"], ["country"], content=["image"])
+
+
+@pytest.mark.parametrize(
+    ("schema", "content", "message"),
+    [
+        (WITH_CONTENT, ["imag"], "content: got 'imag', allowed: image. Did you mean 'image'?"),
+        (WITH_CONTENT, ["image"] * 2, "content: 'image' stands twice in image, image; name it once"),
+        (SCHEMA, ["image"], "content: got 'image', allowed: none (the data set has none)."),
+    ],
+)
+def test_content_refused(schema: FeatureSchema, content: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check_inputs(schema, ["click"], ["country"], content=content)
+    assert str(caught.value) == message
 
 
 def test_what_is_there_passes() -> None:
@@ -38,7 +61,7 @@ def test_what_is_there_passes() -> None:
         ),
         (
             (["click"], ["country"], ["age"]),
-            "dense: got 'age', allowed: none (the data set has no such column).",
+            "dense: got 'age', allowed: none (the data set has none).",
         ),
         ((["click"], ["country"], [], -1), "options.history_length: got -1, allowed: 0 (no history) or more"),
         (

@@ -18,6 +18,7 @@ from distill.history import EventStore
 from distill.progress import NoProgress
 from distill.sources import writer as writer_module
 from distill.sources.config import ParquetConfig
+from distill.sources.fingerprint import fingerprint
 from distill.sources.parquet import prepare
 from distill.stream import DayStream
 
@@ -289,3 +290,115 @@ def test_nothing_is_left_of_a_refused_data_set(root: Path) -> None:
     with pytest.raises(DataError):
         make(root)
     assert [path.name for path in root.parent.iterdir()] == [root.name]
+
+
+# Content vectors
+
+
+CONTENT = {"image": {"width": 2}}
+
+
+def write_vectors(root: Path, name: str = "image", **columns: Any) -> Path:
+    """Vectors of items 10 to 13 and 20 in row groups of two; the other items have none."""
+    (root / "content").mkdir(exist_ok=True)
+    items = [20, 10, 11, 13, 12]
+    vectors = pa.array([[item / 2, -1.0] for item in items], pa.list_(pa.float32()))
+    path = root / "content" / f"{name}.parquet"
+    pq.write_table(pa.table({"item_id": items, "vector": vectors} | columns), path, row_group_size=2)
+    return path
+
+
+@pytest.fixture
+def with_content(tmp_path: Path) -> Path:
+    root = write_example(tmp_path / "my_data", content=CONTENT)
+    write_vectors(root)
+    return root
+
+
+def test_vectors_reach_the_batch(with_content: Path) -> None:
+    stream = DayStream(make(with_content), 2, 10, ["item_id"], content=["image"], history_length=1)
+    image = next(iter(stream)).content["image"]
+    assert image.item.tolist() == [[10.0, -1.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]  # items 20 to 23
+    assert image.item_known.tolist() == [True, False, False, False]
+    assert image.events is not None
+    assert image.events[:, 0].tolist() == [6.0, 6.5, 10.0, 0.0]  # items 12, 13, 20, 21
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.list_(pa.float64(), 2), pa.large_list(pa.float16()), pa.list_(pa.int8())]
+)
+def test_lists_of_any_numbers_will_do(with_content: Path, kind: pa.DataType) -> None:
+    write_vectors(with_content, vector=pa.array([[item, 3] for item in range(5)], kind))
+    image = next(iter(DayStream(make(with_content), 1, 10, ["item_id"], content=["image"]))).content["image"]
+    assert image.item.tolist() == [[1.0, 3.0], [2.0, 3.0], [4.0, 3.0], [3.0, 3.0]]
+
+
+def test_other_vectors_are_another_data_set(with_content: Path) -> None:
+    data = DataConfig(source="parquet", root=str(with_content))
+    before = fingerprint("parquet", ParquetConfig(), data)
+    write_vectors(with_content, item_id=[20, 10, 11, 13, 14])
+    assert fingerprint("parquet", ParquetConfig(), data) != before
+
+
+def test_files_of_modalities_that_the_schema_does_not_name_are_not_read(root: Path) -> None:
+    write_vectors(root, vector=["no", "vectors", "at", "all", "!"])
+    data = make(root)
+    assert data.schema.content == {} and not data.content_folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"vector": [[0.0, 1.0]] * 4 + [[0.0, 1.0, 2.0]]},
+            r"content/image\.parquet: vector: got 3 numbers for item 12, allowed: 2 numbers, the width in the schema",
+        ),
+        (
+            {"vector": pa.array([[1.0] * 3] * 5, pa.list_(pa.float32(), 3))},
+            "got 3 numbers for item 20, allowed: 2",
+        ),
+        ({"vector": [[0.0, 1.0]] * 4 + [None]}, "vector: got null for item 12, .* Leave out the row"),
+        ({"vector": [[0.0, 1.0]] * 3 + [[0.0, None]] * 2}, "vector: got a null in the vector of item 13"),
+        ({"vector": [0.0] * 5}, "vector: got double, allowed: lists of 2 numbers"),
+        ({"vector": [["a", "b"]] * 5}, "vector: got list<.*string>, allowed: lists of 2 numbers"),
+        (
+            {"vector": [[0.0, 1.0]] * 4 + [[0.0, float("nan")]]},
+            r"parquet: content\.image: got nan in the vector of item_id 12, allowed: numbers from -65504",
+        ),
+        (
+            {"item_id": [20, 10, 11, 13, 80]},
+            r"content\.image: got item_id 80, outside its table, allowed: 0 to 79",
+        ),
+        ({"item_id": [20, 10, 11, 13, 20]}, r"content\.image: item_id: 1 items have two vectors \(20\)"),
+        (
+            {"item_id": ["a", "b", "c", "d", "e"]},
+            r"image\.parquet: item_id: got string with 0 nulls, allowed: int",
+        ),
+        ({"item_id": [20, 10, 11, 13, None]}, r"image\.parquet: item_id: got int64 with 1 nulls"),
+    ],
+)
+def test_bad_vectors_are_named(with_content: Path, columns: dict[str, Any], message: str) -> None:
+    write_vectors(with_content, **columns)
+    with pytest.raises(DataError, match=message):
+        make(with_content)
+    assert [path.name for path in with_content.parent.iterdir()] == [with_content.name]
+
+
+def test_a_missing_file_of_vectors_is_named(with_content: Path) -> None:
+    (with_content / "content" / "image.parquet").rename(with_content / "content" / "images.parquet")
+    with pytest.raises(DataError, match=r"image\.parquet: no such file; .*'image'\. Did you mean 'images'"):
+        make(with_content)
+
+
+def test_missing_columns_of_vectors_are_named(with_content: Path) -> None:
+    path = write_vectors(with_content)
+    pq.write_table(pq.read_table(path).rename_columns(["item_id", "vectors"]), path)
+    with pytest.raises(DataError, match=r"image\.parquet: column 'vector' is missing .* 'vectors'"):
+        make(with_content)
+
+
+def test_a_file_without_vectors_is_refused(with_content: Path) -> None:
+    path = write_vectors(with_content)
+    pq.write_table(pq.read_table(path).slice(0, 0), path)
+    with pytest.raises(DataError, match=r"image\.parquet: holds no vectors"):
+        make(with_content)

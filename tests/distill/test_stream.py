@@ -23,6 +23,7 @@ from tests.distill.prepared_data import (
     all_rows,
     day_table,
     stream,
+    write_content,
     write_one_day,
     write_small,
 )
@@ -293,3 +294,82 @@ def test_dataloader_without_workers_yields_the_batches(shared: DataSet) -> None:
 def test_two_workers_are_refused(shared: DataSet) -> None:
     with pytest.raises(DataError, match="got 2, allowed: 0 or 1"):
         list(DataLoader(stream(shared), batch_size=None, num_workers=2))
+
+
+# Content vectors
+
+
+@pytest.fixture(scope="module")
+def with_content(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    return write_content(tmp_path_factory.mktemp("content") / "d")
+
+
+def test_examples_get_the_vectors_of_their_items(with_content: DataSet) -> None:
+    batch = list(stream(with_content, content=("image",)))[0]  # rows 0 to 3
+    assert list(batch.content) == ["image"]
+    image = batch.content["image"]
+    assert image.item.tolist() == [[0.0, 0.5], [1.0, 0.5], [2.0, 0.5], [0.0, 0.0]]
+    assert image.item_known.tolist() == [True, True, True, False]
+    assert image.events is None and image.events_known is None
+
+
+def test_events_get_the_vectors_of_theirs(with_content: DataSet) -> None:
+    batch = next(iter(stream(with_content, day=2, content=("text", "image"), history_length=2)))
+    assert batch.history is not None and list(batch.content) == ["text", "image"]
+    assert batch.history.item.tolist() == [0, 5, 1, 6, 2, 0, 3, 1]
+    image, text = batch.content["image"], batch.content["text"]
+    assert image.events is not None and image.events_known is not None and text.events is not None
+    assert image.events[:, 0].tolist() == [0, 5, 1, 6, 2, 0, 0, 1]
+    assert image.events_known.tolist() == [True] * 6 + [False, True]
+    assert text.events[:, 0].tolist() == [0, 0, 0, -1, 0, 0, 0, 0]
+
+
+def test_a_batch_without_events_has_no_vectors_of_events(with_content: DataSet) -> None:
+    image = next(iter(stream(with_content, content=("image",), history_length=2))).content["image"]
+    assert image.events is not None and image.events_known is not None  # the first rows of all
+    assert image.events.shape == (0, 2) and image.events_known.shape == (0,)
+
+
+@pytest.mark.parametrize("features", [("user_id",), ("user_id", "tags"), ("tags", "user_id")])
+def test_vectors_do_not_need_the_item_among_the_features(
+    with_content: DataSet, features: tuple[str, ...]
+) -> None:
+    bare = DayStream(with_content, 1, 4, features, domains=["reels"])
+    batches = zip(
+        bare, DayStream(with_content, 1, 4, features, domains=["reels"], content=["image"]), strict=True
+    )
+    for without, batch in batches:
+        assert same(without, batch) and batch.sparse.keys() == list(features)
+        # Rows 1, 3, 5, 7, 9 of the day: items 1, 3, 5, 0, 2.
+        expected = [1, 0, 5, 0] if len(batch) == 4 else [2]
+        assert batch.content["image"].item[:, 0].tolist() == expected
+
+
+def test_nothing_is_looked_up_that_was_not_asked_for(with_content: DataSet) -> None:
+    assert next(iter(stream(with_content))).content == {}
+
+
+def test_content_resumes_in_mid_day_in_a_worker(with_content: DataSet) -> None:
+    whole = list(stream(with_content, content=("image",), history_length=3))
+    later = stream(with_content, content=("image",), history_length=3)
+    later.load_state_dict({**later.state_dict(), "row_group": 0, "row": 4})
+    rest = list(DataLoader(later, batch_size=None, num_workers=1))
+    assert len(rest) == 2
+    for batch, expected in zip(rest, whole[1:], strict=True):
+        for name, value in vars(expected.content["image"]).items():
+            assert torch.equal(getattr(batch.content["image"], name), value)
+
+
+def test_content_moves_with_its_batch(with_content: DataSet) -> None:
+    batch = next(iter(stream(with_content, content=("image", "text"))))
+    moved = batch.to(torch.device("meta"))
+    assert {vectors.item.device.type for vectors in moved.content.values()} == {"meta"}
+    assert moved.content["image"].item_known.device.type == "meta" and moved.content["image"].events is None
+    assert batch.to(torch.device("cpu")) is batch
+
+
+def test_unknown_modality_is_refused(with_content: DataSet, shared: DataSet) -> None:
+    with pytest.raises(DataError, match="content: got 'video', allowed: image, text"):
+        stream(with_content, content=("video",))
+    with pytest.raises(DataError, match=r"content: got 'image', allowed: none"):
+        stream(shared, content=("image",))

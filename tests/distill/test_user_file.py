@@ -36,6 +36,15 @@ class Half(Architecture):
 class Plain:
     pass
 
+class Seeing(Base):
+    def __init__(self, *, content=(), **rest):
+        super().__init__(**rest)
+        self.content = content
+
+class OnlySeeing(Seeing):
+    def __init__(self, *, content, **rest):
+        super().__init__(content=content, **rest)
+
 Alias = Tower
 """
 SHARED: dict[str, Any] = dict.fromkeys(user_file.SHARED)
@@ -145,3 +154,31 @@ def test_class_that_takes_anything_takes_any_option(folder: Path) -> None:
 def test_wrong_options(folder: Path, options: dict[str, int], message: str) -> None:
     with pytest.raises(UserError, match=message):
         user_file.build("models/mine.py:Tower", folder, options, **SHARED)
+
+
+def test_content_is_given_when_there_is_any(folder: Path) -> None:
+    assert user_file.build("models/mine.py:Seeing", folder, {}, **SHARED).content == ()
+    model = user_file.build("models/mine.py:Seeing", folder, {"width": 5}, **SHARED, content=("image",))
+    assert (model.content, model.width) == (("image",), 5)
+    assert user_file.build("models/mine.py:Open", folder, {}, **SHARED, content=("image",)).common["content"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "content", "message"),
+    [
+        (
+            "Tower",
+            {"depth": 1},
+            ("image",),
+            "content: got image, allowed: nothing, .* Tower takes no argument 'cont",
+        ),
+        ("OnlySeeing", {}, (), "content: got nothing, allowed: at least one modality; OnlySeeing needs it"),
+        ("Seeing", {"content": ["image"]}, (), "options: got 'content', allowed: width."),
+    ],
+)
+def test_wrong_content(
+    folder: Path, name: str, options: dict[str, Any], content: tuple[str, ...], message: str
+) -> None:
+    given = {"content": content} if content else {}
+    with pytest.raises(UserError, match=message):
+        user_file.build(f"models/mine.py:{name}", folder, options, **SHARED, **given)
