@@ -33,37 +33,39 @@ SOURCES.add(
     needs=("root",),
 )
 
-TEACHERS.add(
-    "gem",
-    GEMConfig,
-    "teachers.gem:build",
-    "GEM: a Wukong tower over the features beside a sequence tower over the history",
-)
-
-STUDENTS.add(
-    "dlrm",
-    DLRMConfig,
-    "students.dlrm:build",
-    "DLRM: dot products of all pairs of embeddings",
-)
-STUDENTS.add(
-    "deepfm",
-    DeepFMConfig,
-    "students.deepfm:build",
-    "DeepFM: a factorization machine and an MLP side by side",
-)
-STUDENTS.add(
-    "dcn_v2",
-    DCNv2Config,
-    "students.dcn_v2:build",
-    "DCN-v2: cross layers of explicit products, and an MLP",
-)
-STUDENTS.add(
-    "din",
-    DINConfig,
-    "students.din:build",
-    "DIN: attention of the item at hand over the user's history",
-)
+# Every architecture may take either role: peers learn from all surfaces as the teacher does, GEM may serve one surface.
+for _role in (TEACHERS, STUDENTS):
+    _role.add(
+        "gem",
+        GEMConfig,
+        "teachers.gem:build",
+        "GEM: a Wukong tower over the features beside a sequence tower over the history",
+        reads=("content",),
+    )
+    _role.add(
+        "dlrm",
+        DLRMConfig,
+        "students.dlrm:build",
+        "DLRM: dot products of all pairs of embeddings",
+    )
+    _role.add(
+        "deepfm",
+        DeepFMConfig,
+        "students.deepfm:build",
+        "DeepFM: a factorization machine and an MLP side by side",
+    )
+    _role.add(
+        "dcn_v2",
+        DCNv2Config,
+        "students.dcn_v2:build",
+        "DCN-v2: cross layers of explicit products, and an MLP",
+    )
+    _role.add(
+        "din",
+        DINConfig,
+        "students.din:build",
+        "DIN: attention of the item at hand over the user's history",
+    )
 
 CHANNELS.add(
     "single",

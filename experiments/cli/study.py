@@ -1,6 +1,11 @@
-"""Answer one question with a table: `tune` chooses settings on the tune days.
+"""Answer one question with a table: settings, the worth of every part, a scaling law, long histories.
 
-The table is committed under experiments/results; trials that it holds already are not run again.
+    tune      which settings: equal trials for every channel set
+    ablation  which parts of a model are worth their place, and does it beat tuned peers
+    scaling   how quality grows with compute and parameters
+    history   what thousands of events cost and bring
+
+Tables are written under experiments/results; what is trained already is not trained again.
 """
 
 from __future__ import annotations
@@ -9,6 +14,9 @@ import argparse
 from pathlib import Path
 
 from distill.progress import progress_on
+from experiments.cli.common import add_final, add_set
+
+SET_EXAMPLES = "data.root=FOLDER"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,14 +25,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tune = studies.add_parser(
         "tune", help="equal trials for every channel set, on the tune days, seeds 100-102"
     )
-    tune.add_argument(
-        "file", metavar="FILE", type=Path, help="tuning file, such as experiments/tuning/kuairand.yaml"
+    ablation = studies.add_parser(
+        "ablation", help="a full model against itself without one part, and against tuned peers"
     )
+    scaling = studies.add_parser("scaling", help="sizes and history lengths, and the law that they follow")
+    history = studies.add_parser("history", help="cost and quality of thousands of past events")
+    for name, study in (("tuning", tune), ("ablation", ablation), ("scaling", scaling), ("history", history)):
+        example = f"experiments/{name}/{'simulator' if name == 'history' else 'kuairand'}.yaml"
+        study.add_argument("file", metavar="FILE", type=Path, help=f"{name} file, such as {example}")
+    for study in (ablation, scaling, history):
+        add_set(study, SET_EXAMPLES)
+    add_final(ablation)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the study and print its table."""
     import experiments.catalog  # noqa: F401  fills the registries
+
+    return _STUDIES[args.study](args)
+
+
+def _tune(args: argparse.Namespace) -> int:
     from experiments.studies.tuning import read_tuning, tune
 
     for row in tune(read_tuning(args.file), progress_on()):
@@ -32,3 +53,18 @@ def run(args: argparse.Namespace) -> int:
             f"{row['channel']:8} trial {row['trial']:>2}  macro log-loss {row['macro_logloss']}  {row['settings']}"
         )
     return 0
+
+
+def _ablation(args: argparse.Namespace) -> int:
+    from experiments.studies.ablation.file import read_ablation
+
+    study = read_ablation(args.file)
+    from experiments.studies.ablation.run import ablate
+    from experiments.studies.ablation.show import print_ablation
+    from experiments.studies.text import study_console
+
+    print_ablation(ablate(study, args.file, args.overrides, args.final, progress_on()), study_console())
+    return 0
+
+
+_STUDIES = {"tune": _tune, "ablation": _ablation}

@@ -7,79 +7,56 @@ table are not run again, and a channel set with fewer trials than another is ref
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-import yaml
-
-from distill.cells import ALL
-from distill.config import ExperimentConfig
+from distill.cells import Cell
 from distill.errors import UserError
+from distill.findings import Findings
 from distill.load_config import LoadedConfig, load_config
-from distill.predictions import prediction_path, read_predictions
 from distill.progress import Progress
-from distill.scores import logloss
 from experiments.pipeline import jobs
 from experiments.pipeline.environment import git_commit
 from experiments.pipeline.experiment import Experiment
 from experiments.pipeline.run import open_experiment, run_cells
+from experiments.studies.files import StudyFile, overrides, read_study
+from experiments.studies.tables import append_row, read_table
+from experiments.studies.trainings import SeedPredictions
+from experiments.studies.trials import macro_logloss, unequal
 
 COLUMNS = ("role", "channel", "trial", "settings", "macro_logloss", "seeds", "git_commit")
 TEACHER = "teacher"
 
 
-@dataclass(frozen=True)
-class Tuning:
+@dataclass
+class Tuning(StudyFile):
     """A tuning file.
 
     Attributes:
-        path: the file.
-        experiment: experiment file, absolute.
-        output: folder for the trials' runs.
-        table: CSV of results.
-        seeds: seeds of every trial.
-        trials: `teacher` or a channel set's name -> trials, each a mapping of `--set` keys to values.
+        trials: `teacher` or a channel set's name to trials, each a mapping of `--set` keys to values.
     """
 
-    path: Path
-    experiment: Path
-    output: Path
-    table: Path
-    seeds: list[int]
-    trials: dict[str, list[dict[str, Any]]]
+    trials: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
 
 def read_tuning(path: Path) -> Tuning:
     """Read a tuning file.
 
     Raises:
-        UserError: no such file, unknown or missing keys, unequal numbers of trials.
+        ConfigErrors: no such file, unknown or missing keys, unequal numbers of trials.
     """
-    if not path.is_file():
-        raise UserError(f"tuning: no file {path}")
-    content = yaml.safe_load(path.read_text())
-    keys = {"experiment", "output", "table", "seeds", "trials"}
-    if not isinstance(content, dict) or set(content) != keys:
-        got = sorted(content) if isinstance(content, dict) else content
-        raise UserError(f"{path}: got {got}, allowed: exactly the keys {', '.join(sorted(keys))}")
-    trials = {name: [dict(trial or {}) for trial in given] for name, given in content["trials"].items()}
-    counts = {name: len(given) for name, given in trials.items() if name != TEACHER}
-    if len(set(counts.values())) > 1:
-        raise UserError(f"{path}: trials: got {counts}, allowed: the same number for every channel set")
-    folder = path.parent
-    return Tuning(
-        path,
-        (folder / content["experiment"]).resolve(),
-        Path(content["output"]),
-        Path(content["table"]),
-        list(content["seeds"]),
-        trials,
-    )
+    return read_study(path, Tuning, _check)
+
+
+def _check(tuning: Tuning, findings: Findings) -> None:
+    if not tuning.trials:
+        findings.add(("trials",), "no trials", "trials of the teacher, of channel sets, or of both")
+    counts = unequal({name: given for name, given in tuning.trials.items() if name != TEACHER})
+    if counts:
+        findings.add(("trials",), counts, "the same number for every channel set")
 
 
 def tune(tuning: Tuning, progress: Progress) -> list[dict[str, str]]:
@@ -92,7 +69,8 @@ def tune(tuning: Tuning, progress: Progress) -> list[dict[str, str]]:
     Returns:
         The table's rows, best first within each role and channel.
     """
-    done = {(row["channel"], row["settings"]) for row in _read_table(tuning.table)}
+    table = Path(tuning.table)
+    done = {(row["channel"], row["settings"]) for row in read_table(table, COLUMNS)}
     base = None
     for channel, number, settings in _in_order(tuning):
         key = json.dumps(settings, sort_keys=True)
@@ -100,19 +78,18 @@ def tune(tuning: Tuning, progress: Progress) -> list[dict[str, str]]:
             continue
         if channel == TEACHER:
             experiment = _open(tuning, f"teacher-{number}", settings, progress)
-            run_cells(experiment, [_teacher_cell(experiment)], progress)
-            score = _macro_logloss(experiment, [_teacher_cell(experiment)])
+            cells = [_teacher_cell(experiment)]
         else:
             base = base or _base(tuning, progress)
             experiment = _open(tuning, f"{channel}-{number}", settings, progress)
             _link_log(base, experiment)
             cells = [cell for cell in experiment.student_cells if cell.channel == channel]
-            run_cells(experiment, cells, progress)
-            score = _macro_logloss(experiment, cells)
+        run_cells(experiment, cells, progress)
         role = TEACHER if channel == TEACHER else "student"
+        score = _macro_logloss(experiment, cells)
         row = (role, channel, number, key, f"{score:.6f}", len(tuning.seeds), git_commit())
-        _append(tuning.table, dict(zip(COLUMNS, map(str, row), strict=True)))
-    rows = _read_table(tuning.table)
+        append_row(table, COLUMNS, dict(zip(COLUMNS, row, strict=True)))
+    rows = read_table(table, COLUMNS)
     return sorted(rows, key=lambda row: (row["role"], row["channel"], float(row["macro_logloss"])))
 
 
@@ -123,24 +100,19 @@ def _in_order(tuning: Tuning) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
 
 
 def _open(tuning: Tuning, name: str, settings: Mapping[str, Any], progress: Progress) -> Experiment:
-    return open_experiment(_load(tuning, _overrides(settings), name), final=False, progress=progress)
+    return open_experiment(_load(tuning, overrides(settings), name), final=False, progress=progress)
 
 
-def _overrides(settings: Mapping[str, Any]) -> list[str]:
-    # JSON is YAML on one line.
-    return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-
-
-def _load(tuning: Tuning, overrides: Sequence[str], name: str) -> LoadedConfig:
-    fixed = [f"output={tuning.output / name}", f"seeds={tuning.seeds}", "wandb.enabled=false"]
-    return load_config(tuning.experiment, [*overrides, *fixed])
+def _load(tuning: Tuning, arguments: Sequence[str], name: str) -> LoadedConfig:
+    fixed = [f"output={Path(tuning.output) / name}", f"seeds={tuning.seeds}", "wandb.enabled=false"]
+    return load_config(tuning.experiment, [*arguments, *fixed])
 
 
 def _base(tuning: Tuning, progress: Progress) -> Experiment:
     """The experiment's own teacher, a trial's if it is one of them, and its log, which all students read."""
     loaded = _load(tuning, [], "base")
     for number, settings in enumerate(tuning.trials.get(TEACHER, [])):
-        trial = _load(tuning, _overrides(settings), f"{TEACHER}-{number}")
+        trial = _load(tuning, overrides(settings), f"{TEACHER}-{number}")
         if trial.config.teacher == loaded.config.teacher:
             loaded = trial
     experiment = open_experiment(loaded, final=False, progress=progress)
@@ -157,41 +129,14 @@ def _link_log(base: Experiment, trial: Experiment) -> None:
         link.symlink_to((base.folder / "teacher_log").resolve(), target_is_directory=True)
 
 
-def _teacher_cell(experiment: Experiment) -> Any:
+def _teacher_cell(experiment: Experiment) -> Cell:
     cell = experiment.teacher_cell
     if cell is None:
         raise UserError("tuning: the experiment has no teacher")
     return cell
 
 
-def _macro_logloss(experiment: Experiment, cells: Sequence[Any]) -> float:
-    """Mean over verticals, tasks and seeds of the tune days' log-loss."""
-    config: ExperimentConfig = experiment.config
-    losses = []
-    for cell in cells:
-        verticals = experiment.data.schema.verticals if cell.vertical == ALL else [cell.vertical]
-        for seed in config.seeds:
-            predictions = read_predictions(prediction_path(experiment.folder, cell, seed), ["tune"])
-            for vertical in verticals:
-                rows = predictions.select("tune", [vertical])
-                for task in rows.tasks:
-                    known = rows.labels[task] >= 0
-                    losses.append(logloss(rows.logits[task][known], rows.labels[task][known]))
-    return fmean(losses)
-
-
-def _read_table(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _append(path: Path, row: Mapping[str, str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+def _macro_logloss(experiment: Experiment, cells: Sequence[Cell]) -> float:
+    seeds = tuple(experiment.config.seeds)
+    sources = [SeedPredictions(cell, experiment.folder, seeds) for cell in cells]
+    return macro_logloss(sources, experiment.data.schema.verticals)

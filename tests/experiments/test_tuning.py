@@ -23,7 +23,7 @@ EXPERIMENT: dict[str, Any] = {
         "source": "simulator",
         "options": {"days": 6, "rows_per_day": 300, "users": 60, "items": 40, "history_events": 3.0},
     },
-    "teacher": {"options": {"dim": 4, "heads": 1, "history_length": 4, "mlp": [8]}},
+    "teacher": {"options": {"dim": 4, "sequence": {"heads": 1}, "history_length": 4, "mlp": [8]}},
     "channels": {"ah": {"ah": {"weight": 1.0}}},
     "students": [
         {"name": "small", "verticals": ["feed", "stories"], "options": {"dim": 4, "mlp": [8]}},
@@ -89,7 +89,10 @@ def test_a_second_call_runs_nothing(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"trials": TRIALS | {"none": [{}, {}]}}, "the same number for every channel set"),
-        ({"tables": "x"}, "allowed: exactly the keys"),
+        ({"trials": {}}, "trials: got no trials"),
+        ({"tables": "x"}, "tables: got an unknown key; allowed: experiment, output, table, seeds, trials"),
+        ({"seeds": [1, 1]}, r"seeds\[1\]: got 1 a second time"),
+        ({"experiment": "none.yaml"}, "experiment: got 'none.yaml', which is not there"),
     ],
 )
 def test_bad_files_are_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
@@ -98,5 +101,11 @@ def test_bad_files_are_refused(tmp_path: Path, change: dict[str, object], messag
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no file"):
+    with pytest.raises(UserError, match="none.yaml: file: got no such file"):
         read_tuning(tmp_path / "none.yaml")
+
+
+def test_all_mistakes_of_a_file_are_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        read_tuning(write(tmp_path, tables="x", seeds=[], trials=TRIALS | {"none": [{}, {}]}))
+    assert len(str(caught.value).splitlines()) == 3
