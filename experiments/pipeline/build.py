@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.config import OptimizerConfig, StudentConfig, TeacherConfig
+from distill.errors import UserError
 from distill.protocols import Architecture, Channel
 from distill.registry import CHANNELS, STUDENTS, TEACHERS
 from distill.schema import FeatureSchema
@@ -47,8 +48,11 @@ def build_model(
         schema: the data set's schema.
         seed: of its initial values.
         base: folder that paths of a user's own architectures are relative to.
+
+    Raises:
+        UserError: the model asks for content vectors, and its architecture reads none.
     """
-    shared = {
+    shared: dict[str, Any] = {
         "schema": schema,
         "tasks": tuple(model.tasks) or schema.task_names,
         "features": tuple(model.features) or tuple(schema.sparse),
@@ -56,9 +60,16 @@ def build_model(
         "seed": seed,
         "table_learning_rate": optimizer.table_learning_rate,
     }
+    if model.content:
+        shared["content"] = tuple(model.content)
     if is_user_file(model.architecture):
         return build_user_file(model.architecture, base, model.options, **shared)
     entry = _REGISTRIES[role].get(model.architecture)
+    if model.content and "content" not in entry.reads:
+        raise UserError(
+            f"content: got {', '.join(model.content)}, allowed: nothing, the architecture '{model.architecture}' reads "
+            "no content vectors"
+        )
     return entry.load()(build(entry.config, model.options), **shared)
 
 

@@ -245,6 +245,7 @@ def _streams(
             model.features,
             model.dense_features,
             history_length=model.history_length,
+            content=model.content,
             domains=domains,
             teacher=log if training else None,
         )

@@ -26,7 +26,7 @@ from distill.registry import SOURCES, Entry
 from distill.sources.config import SimulatorConfig
 from experiments.__main__ import main
 from experiments.cli import VERBS
-from tests.distill.prepared_data import write_small
+from tests.distill.prepared_data import write_content, write_small
 from tests.experiments.synthetic_run import write_synthetic_run
 
 PROJECT = Path(__file__).parents[2]
@@ -317,6 +317,14 @@ def test_data_describe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert any(row[1:10:2] == ["feed", "click", "5", "2", "0.4000"] for row in rows)
     assert main(["data", "describe", str(tmp_path / "small")]) == 2
     assert "--through: got 11, allowed: 1 to 2" in capsys.readouterr().err
+
+
+def test_data_describe_prints_modalities(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_content(tmp_path / "small")
+    assert main(["data", "describe", str(tmp_path / "small"), "--through", "1"]) == 0
+    lines = [" ".join(line.replace("│", " ").split()) for line in capsys.readouterr().out.splitlines()]
+    assert "image item 2 numbers, known of 85.7% of the items" in lines
+    assert "text item 1 numbers, known of 14.3% of the items" in lines
 
 
 STUDENTS = [
