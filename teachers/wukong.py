@@ -55,10 +55,11 @@ class WukongLayer(nn.Module):
 class ExampleProjection(nn.Module):
     """What an example adds to the learned Y: Y_b = reshape(MLP(flatten(A X_b))), with A compressing n tokens to k.
 
-    The paper (section 3.4) has an MLP over linearly compressed tokens make Y. Ours: as many compressed tokens as Y
-    has columns, a hidden layer as wide as a token, and a sum with the learned Y in place of a replacement, its last
-    layer starting at 0: an attentive layer starts as exactly the plain one, and departs from it only as it learns to.
-    (At that start the gradient reaches the last layer alone; the others follow with the second step.)
+    The paper (section 3.4, known second-hand) lets an MLP over linearly compressed tokens make Y. Ours: as many
+    compressed tokens as Y has columns, a hidden layer as wide as a token, and a sum with the learned Y in place of a
+    replacement, its last layer starting at 0: an attentive layer starts as exactly the plain one, and departs from it
+    only as it learns to. (At that start the gradient reaches the last layer alone; the others follow with the second
+    step.)
 
     Args:
         tokens: n.
