@@ -28,7 +28,7 @@ class Part:
 
     Attributes:
         blocks, length: how many, and of how many tokens.
-        where: a slice when there is one block, else int64 [blocks * length] positions.
+        where: a slice where they lie one behind another, else int64 [blocks * length] positions.
     """
 
     blocks: int
@@ -37,25 +37,27 @@ class Part:
 
     def take(self, x: Tensor) -> Tensor:
         """The group's tokens of x [T, H, ...] as [blocks, H, length, ...]."""
-        found = x[self.where] if isinstance(self.where, slice) else x.index_select(0, self.where)
-        return found.unflatten(0, (self.blocks, self.length)).transpose(1, 2)
+        if isinstance(self.where, slice):
+            return self._apart(x[self.where])
+        return self._apart(x.index_select(0, self.where))
 
     def put(self, x: Tensor, values: Tensor) -> None:
         """Write values [blocks, H, length, ...] to the group's tokens of x [T, H, ...]."""
-        values = values.transpose(1, 2).flatten(0, 1)
         if isinstance(self.where, slice):
-            x[self.where] = values
+            self._apart(x[self.where]).copy_(values)
         else:
-            x.index_copy_(0, self.where, values)
+            x.index_copy_(0, self.where, values.transpose(1, 2).flatten(0, 1))
 
     def add(self, x: Tensor, values: Tensor) -> None:
         """Add values [blocks, H, length, ...] to the group's tokens of x [T, H, ...], contiguous."""
-        values = values.transpose(1, 2).flatten(0, 1)
         if isinstance(self.where, slice):
-            x[self.where] += values
+            self._apart(x[self.where]).add_(values)
         else:
             # Many times faster on two dimensions than on three.
-            x.flatten(1).index_add_(0, self.where, values.flatten(1))
+            x.flatten(1).index_add_(0, self.where, values.transpose(1, 2).flatten(0, 1).flatten(1))
+
+    def _apart(self, tokens: Tensor) -> Tensor:
+        return tokens.unflatten(0, (self.blocks, self.length)).transpose(1, 2)
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def _alike(blocks: np.ndarray, same: bool) -> Iterator[Group]:
 
 
 def _part(starts: np.ndarray, length: int) -> Part:
-    if len(starts) == 1:
-        return Part(1, length, slice(int(starts[0]), int(starts[0]) + length))
+    if (np.diff(starts) == length).all():
+        return Part(len(starts), length, slice(int(starts[0]), int(starts[-1]) + length))
     where = (starts[:, None] + np.arange(length)).reshape(-1)
     return Part(len(starts), length, torch.from_numpy(where))

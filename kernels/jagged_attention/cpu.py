@@ -1,8 +1,9 @@
 """CPU path of jagged softmax attention: blocks of equal shape together, one call of flash attention each.
 
-A group is copied out, attended and copied back while it is in the cache; a row of a length of its own, which long
-rows mostly are, is not copied at all. Only a window needs a mask, one for all blocks of a shape. The keys of
-neighbouring blocks overlap under a window, so that their gradients are added up.
+A group is copied out, attended and copied back while it is in the cache; rows of one length that lie one behind
+another, and a row of a length of its own, which long rows mostly are, are not copied at all. Only a window needs a
+mask, one for all blocks of a shape. The keys of neighbouring blocks overlap under a window, so that their gradients
+are added up.
 
 Shape letters: B rows, Tq and Tk queries and keys of all rows, H heads, E floats per head.
 """
