@@ -20,7 +20,7 @@ from distill.losses import base_rate_logits, start_bias
 from distill.protocols import Architecture, Output
 from distill.schema import FeatureSchema
 from kernels.embedding import Embedded, EmbeddingTables
-from students.jagged import Segments, pool, pool_mean
+from kernels.segments import Segments, pool, pool_mean
 
 POOLINGS = {"mean": pool_mean, "sum": pool}
 

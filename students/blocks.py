@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from students.jagged import Segments, spread
+from kernels.segments import Segments, spread
 
 
 class MLP(nn.Sequential):

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from distill.batch import Batch, Events
 from distill.protocols import Output
 from distill.seeding import seeded
+from kernels.segments import Segments, pool, softmax
 from students.base import Student
 from students.blocks import MLP, ActivationUnit
 from students.config import DINConfig
-from students.jagged import Segments, pool, softmax
 
 
 class DIN(Student):

@@ -14,8 +14,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from kernels.segments import Segments, pool
 from students.blocks import DotInteraction, PReLU
-from students.jagged import Segments, pool
 
 EXAMPLES, FIELDS, DIM = 512, 21, 16
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.func import functional_call
 
+from kernels.segments import Segments
 from students.blocks import MLP, ActivationUnit, CrossLayer, Dice, DotInteraction, PReLU, SecondOrder
-from students.jagged import Segments
 
 
 def randn(*shape: int) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from students.jagged import Segments, pool, pool_mean, softmax, spread
+from kernels.segments import Segments, pool, pool_mean, softmax, spread
 
 LENGTHS = [[2, 0, 3, 1], [0, 0], [1], [0, 4, 0]]
 
