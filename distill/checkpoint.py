@@ -1,6 +1,8 @@
 """A model on disk: one safetensors file, never pickle, written beside its place and renamed.
 
-It holds what `state_dict` says: dense parameters, and under `tables.` the rows with their AdaGrad moments.
+It holds what `state_dict` says: dense parameters, and under `tables.` the rows with their AdaGrad moments. What
+belongs to the same moment, such as the autoencoder of the teacher's representations, lies in the same file, under
+`channels.<name>.`, so that one hash and one rename cover both.
 """
 
 from __future__ import annotations
@@ -15,22 +17,33 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from distill.errors import UserError
 from distill.files import atomic_path
 from distill.protocols import Architecture
 
+CHANNELS = "channels."
+"""Before the names of tensors that are no part of the model."""
 
-def save_model(model: Architecture, path: Path, meta: Mapping[str, Any]) -> None:
+
+def save_model(
+    model: Architecture, path: Path, meta: Mapping[str, Any], channels: Mapping[str, nn.Module] | None = None
+) -> None:
     """Write the parameters of a model.
 
     Args:
         model: any architecture.
         path: a `.safetensors` file; its folder is made.
         meta: facts to keep beside the tensors, such as `trained_through`.
+        channels: by name, modules to keep in the same file.
     """
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    assert not hasattr(model, CHANNELS[:-1]), f"a part of the model is named {CHANNELS[:-1]}"
+    tensors = {
+        prefix + name: tensor.contiguous()
+        for prefix, part in _parts(model, channels).items()
+        for name, tensor in part.state_dict().items()
+    }
     with atomic_path(path) as temporary:
         try:
             save_file(tensors, temporary, metadata={"meta": json.dumps(dict(meta), sort_keys=True)})
@@ -38,12 +51,15 @@ def save_model(model: Architecture, path: Path, meta: Mapping[str, Any]) -> None
             raise _as_os_error(error) from error
 
 
-def load_model(model: Architecture, path: Path) -> dict[str, Any]:
+def load_model(
+    model: Architecture, path: Path, channels: Mapping[str, nn.Module] | None = None
+) -> dict[str, Any]:
     """Read parameters into a model of the same shape.
 
     Args:
         model: the architecture, built with the same settings.
         path: what `save_model` wrote.
+        channels: by name, modules to read as well; others in the file are left alone.
 
     Returns:
         The `meta` that was saved.
@@ -63,9 +79,20 @@ def load_model(model: Architecture, path: Path) -> dict[str, Any]:
         raise UserError(
             f"checkpoint {path}: cut off or damaged ({error}). Remove it and train again."
         ) from error
-    _refuse_other_shapes(model.state_dict(), tensors, path)
-    model.load_state_dict(tensors)
+    parts = _parts(model, channels)
+    states = {prefix: part.state_dict() for prefix, part in parts.items()}
+    own = {prefix + name: tensor for prefix, state in states.items() for name, tensor in state.items()}
+    asked = tuple(prefix for prefix in parts if prefix)
+    found = {n: t for n, t in tensors.items() if n.startswith(asked) or not n.startswith(CHANNELS)}
+    _refuse_other_shapes(own, found, path)
+    for prefix, part in parts.items():
+        part.load_state_dict({name: found[prefix + name] for name in states[prefix]})
     return meta
+
+
+def _parts(model: Architecture, channels: Mapping[str, nn.Module] | None) -> dict[str, nn.Module]:
+    """What a file holds, by the beginning of its tensors' names."""
+    return {"": model, **{f"{CHANNELS}{name}.": channel for name, channel in (channels or {}).items()}}
 
 
 def _as_os_error(error: SafetensorError) -> OSError:

@@ -14,15 +14,15 @@ from distill.batch import Batch
 from distill.config import OptimizerConfig
 from distill.errors import NonFiniteError
 from distill.losses import label_loss
-from distill.protocols import Architecture, Channel
+from distill.protocols import Architecture, Channel, Output
 from kernels.embedding import dense_parameters
 
 
 class Recorder(Protocol):
     """Where predictions go."""
 
-    def add(self, batch: Batch, logits: Tensor) -> None:
-        """Take the logits [B, k] of one batch."""
+    def add(self, batch: Batch, output: Output) -> None:
+        """Take what the model says of one batch."""
 
 
 class DistillModule(L.LightningModule):
@@ -35,7 +35,7 @@ class DistillModule(L.LightningModule):
         model: teacher or student.
         channels: by name; attached to the model already.
         optimizer: training settings of the dense parameters.
-        recorder: receives logits in validation.
+        recorder: receives the model's outputs in validation.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class DistillModule(L.LightningModule):
         if not self.settings.clip_norm:
             return
         # Each part by itself: a channel's own gradient must not shrink the student's.
-        for part in (self.model, *self.channels.values()):
+        for part in self._optimized():
             norm = torch.nn.utils.clip_grad_norm_(dense_parameters(part), self.settings.clip_norm)
             if not torch.isfinite(norm):
                 raise NonFiniteError(
@@ -102,13 +102,17 @@ class DistillModule(L.LightningModule):
                 )
 
     def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> None:
-        self.recorder.add(batch, self.model(batch).logits)
+        self.recorder.add(batch, self.model(batch))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        parameters = [*dense_parameters(self.model), *self.channels.parameters()]
+        parameters = [parameter for part in self._optimized() for parameter in dense_parameters(part)]
         settings = self.settings
         kind = torch.optim.AdamW if settings.weight_decay else torch.optim.Adam
         return kind(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+
+    def _optimized(self) -> list[nn.Module]:
+        """The model, and the channels that have no optimiser of their own."""
+        return [self.model, *(channel for channel in self.channels.values() if not channel.own_optimizer)]
 
     def take_means(self) -> dict[str, float]:
         """Means of what was logged since the last call, over steps."""

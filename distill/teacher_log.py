@@ -1,68 +1,62 @@
 """The teacher log: what one snapshot says about every example of a day, written before the teacher trains on that day.
 
-One folder per teacher, seed and lag; per day a Parquet file (example_id, logit_<task>), sorted by id, and a manifest
-beside it. Students join it by example id: a missing, duplicate or foreign id is an error, never a silent zero.
+One folder per teacher, seed and lag; per day a Parquet file (example_id, logit_<task> and, when asked for,
+representation), sorted by id, and a manifest beside it. Students join it by example id: a missing, duplicate or foreign
+id is an error, never a silent zero.
+
+Shape letters: B examples, K tasks of the schema, k tasks of the teacher, D width of a representation.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from distill.batch import TeacherSignal
-from distill.checkpoint import file_hash
 from distill.errors import LogError, nearest
-from distill.files import atomic_path
+from distill.log_files import (
+    COLUMN,
+    LogManifest,
+    RepresentationFacts,
+    day_file,
+    read_columns,
+    read_manifest,
+    refuse_changed,
+    write_files,
+)
+from distill.representations import (
+    Representations,
+    facts_of,
+    from_table,
+    refuse_other_representation,
+    to_column,
+)
 
 
-@dataclass(frozen=True)
-class LogManifest:
-    """Where one day of the log comes from.
-
-    Attributes:
-        teacher: name of the teacher.
-        checkpoint: sha256 of the snapshot's file.
-        trained_through: last day the snapshot was trained on.
-        day: the day that is logged.
-        lag: day - 1 - trained_through under the progressive schedule.
-        data_fingerprint: of the data set.
-        schema: name of the data set's schema.
-        tasks: tasks that have a logit.
-        rows: number of examples.
-        checksum: sha256 of the day's Parquet file.
-    """
-
-    teacher: str
-    checkpoint: str
-    trained_through: int
-    day: int
-    lag: int
-    data_fingerprint: str
-    schema: str
-    tasks: list[str]
-    rows: int
-    checksum: str = ""
-
-
-def write_day(folder: Path, example_id: np.ndarray, logits: np.ndarray, manifest: LogManifest) -> None:
-    """Write one day, file first and manifest last: a day without manifest does not exist.
+def write_day(
+    folder: Path,
+    example_id: np.ndarray,
+    logits: np.ndarray,
+    manifest: LogManifest,
+    representation: np.ndarray | None = None,
+) -> None:
+    """Write one day.
 
     Args:
         folder: the log's folder.
         example_id: int64 [B], unique.
         logits: float32 [B, k], columns as manifest.tasks, finite.
-        manifest: facts; rows and checksum are filled in here.
+        manifest: facts; rows and checksum are filled in here, of the representation bytes and centroids.
+        representation: float32 [B, D], within -1 and 1, when the manifest has one.
 
     Raises:
-        LogError: duplicate ids, logits that are not finite, a day that the snapshot has already trained on.
+        LogError: duplicate ids, values that are not finite, a day that the snapshot has already trained on.
     """
     if manifest.trained_through >= manifest.day:
         raise LogError(
@@ -72,17 +66,16 @@ def write_day(folder: Path, example_id: np.ndarray, logits: np.ndarray, manifest
     order = np.argsort(example_id, kind="stable")
     ids = example_id[order]
     _refuse_duplicates(ids, manifest.day)
-    _refuse_non_finite(logits, example_id, manifest.day)
+    _refuse_non_finite("logits", logits, example_id, manifest.day)
     columns = {"example_id": ids} | {
         f"logit_{task}": logits[order, k].astype(np.float32) for k, task in enumerate(manifest.tasks)
     }
-    path = _day_file(folder, manifest.day)
-    path.with_suffix(".json").unlink(missing_ok=True)
-    with atomic_path(path) as temporary:
-        pq.write_table(pa.table(columns), temporary)
-    facts = asdict(manifest) | {"rows": int(ids.size), "checksum": file_hash(path)}
-    with atomic_path(path.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(facts, indent=1) + "\n")
+    assert (representation is None) == (manifest.representation is None), "a representation with its facts"
+    if representation is not None and manifest.representation is not None:
+        _refuse_non_finite("representations", representation, example_id, manifest.day)
+        columns[COLUMN], facts = to_column(representation[order], manifest.representation)
+        manifest = replace(manifest, representation=facts)
+    write_files(day_file(folder, manifest.day), pa.table(columns), manifest)
 
 
 class TeacherLog:
@@ -94,9 +87,12 @@ class TeacherLog:
         wanted: tasks the student learns from the teacher.
         data_fingerprint: of the data set the student reads.
         snapshots: day -> day through which its snapshot must have been trained (None: no signal on that day).
+        representation: also read the teacher's representations.
+        taps: taps that these must have been made of; none to take them as they are.
 
     Raises:
-        LogError: no such folder, a log of another data set, a wanted task the teacher lacks.
+        LogError: no such folder, a log of another data set, a wanted task the teacher lacks, a log without
+            representations when they are asked for.
     """
 
     def __init__(
@@ -106,6 +102,8 @@ class TeacherLog:
         wanted: Sequence[str],
         data_fingerprint: str,
         snapshots: Mapping[int, int | None],
+        representation: bool = False,
+        taps: Sequence[str] = (),
     ):
         self.folder, self.tasks = folder, tuple(tasks)
         self.snapshots = dict(snapshots)
@@ -114,6 +112,8 @@ class TeacherLog:
         self._day, self._ids, self._logits = -1, np.empty(0, np.int64), torch.empty(0, len(tasks))
         if not folder.is_dir():
             raise LogError(f"teacher log: no folder {folder}. Write it first (`distill log`).")
+        self._facts = self._first_facts(taps) if representation else None
+        self._stored: Representations | None = None
 
     def join(self, example_id: Tensor, day: int) -> TeacherSignal:
         """The teacher's logits of these examples.
@@ -123,7 +123,8 @@ class TeacherLog:
             day: the day they belong to.
 
         Returns:
-            Logits [B, K]; mask all False on a day older than the first snapshot.
+            Logits [B, K], representations [B, D] when they were asked for; mask all False and numbers 0 on a day older
+            than the first snapshot.
 
         Raises:
             LogError: an id that the log of that day lacks.
@@ -131,18 +132,23 @@ class TeacherLog:
         assert day in self.snapshots, f"the log was opened for days {list(self.snapshots)}, not for day {day}"
         if self.snapshots[day] is None:
             size = example_id.numel()
-            return TeacherSignal(torch.zeros(size, len(self.tasks)), torch.zeros(size, dtype=torch.bool))
+            nothing = None if self._facts is None else torch.zeros(size, self._facts.dim)
+            return TeacherSignal(
+                torch.zeros(size, len(self.tasks)), torch.zeros(size, dtype=torch.bool), nothing
+            )
         self._load(day)
         wanted = example_id.numpy()
         place = np.minimum(np.searchsorted(self._ids, wanted), self._ids.size - 1)
         missing = self._ids[place] != wanted
         if missing.any():
             raise LogError(
-                f"teacher log {_day_file(self.folder, day)}: {int(missing.sum())} of {wanted.size} examples are "
+                f"teacher log {day_file(self.folder, day)}: {int(missing.sum())} of {wanted.size} examples are "
                 f"missing, the first is example_id {wanted[missing][0]}. The log was written for other rows; write "
                 "it again (`distill log`)."
             )
-        return TeacherSignal(self._logits[torch.from_numpy(place)], torch.ones(wanted.size, dtype=torch.bool))
+        stored = None if self._stored is None else torch.from_numpy(self._stored.values(place))
+        mask = torch.ones(wanted.size, dtype=torch.bool)
+        return TeacherSignal(self._logits[torch.from_numpy(place)], mask, stored)
 
     def check_rows(self, day: int, example_id: np.ndarray) -> None:
         """Refuse a day that holds other examples than the data set.
@@ -161,17 +167,18 @@ class TeacherLog:
         ):
             if ids.size:
                 raise LogError(
-                    f"teacher log {_day_file(self.folder, day)}: {ids.size} {word} ids, the first is {ids[0]}. "
+                    f"teacher log {day_file(self.folder, day)}: {ids.size} {word} ids, the first is {ids[0]}. "
                     "Write the log again (`distill log`)."
                 )
 
     def _load(self, day: int) -> None:
         if day == self._day:
             return
-        path = _day_file(self.folder, day)
+        path = day_file(self.folder, day)
         manifest = read_manifest(path)
         self._check(manifest, path)
-        table = _read(path)
+        columns = ["example_id", *(f"logit_{task}" for task in manifest.tasks)]
+        table = read_columns(path, columns if self._facts is None else [*columns, COLUMN])
         ids = table.column("example_id").to_numpy()
         _refuse_duplicates(np.sort(ids), day)
         if ids.size != manifest.rows or (np.diff(ids) < 0).any():
@@ -181,7 +188,20 @@ class TeacherLog:
         logits = np.zeros((ids.size, len(self.tasks)), np.float32)
         for task in manifest.tasks:
             logits[:, self.tasks.index(task)] = table.column(f"logit_{task}").to_numpy()
+        if self._facts is not None:
+            self._stored = from_table(table, manifest, path)
         self._day, self._ids, self._logits = day, ids, torch.from_numpy(logits)
+
+    def _first_facts(self, taps: Sequence[str]) -> RepresentationFacts:
+        """Of the first day that has a log; those of the others must be the same."""
+        logged = [day for day, through in sorted(self.snapshots.items()) if through is not None]
+        if not logged:
+            raise LogError(
+                f"teacher log {self.folder}: {COLUMN}: got no logged day among {list(self.snapshots)}, "
+                "allowed: at least one"
+            )
+        path = day_file(self.folder, logged[0])
+        return facts_of(read_manifest(path), path, taps)
 
     def _check(self, manifest: LogManifest, path: Path) -> None:
         if manifest.data_fingerprint != self.data_fingerprint:
@@ -201,48 +221,9 @@ class TeacherLog:
                     f"teacher log {path}: task: got '{task}', allowed: {', '.join(manifest.tasks)}. "
                     f"{nearest(task, manifest.tasks)}"
                 )
-        if file_hash(path) != manifest.checksum:
-            raise LogError(
-                f"teacher log {path}: its checksum is not the manifest's; the file was changed or cut"
-            )
-
-
-def read_manifest(path: Path) -> LogManifest:
-    """The manifest beside a day's Parquet file.
-
-    Raises:
-        LogError: no manifest, or one that cannot be read.
-    """
-    manifest = path.with_suffix(".json")
-    if not manifest.is_file() or not path.is_file():
-        raise LogError(
-            f"teacher log: no {path.name} with its manifest in {path.parent}. Write it (`distill log`)."
-        )
-    try:
-        return LogManifest(**json.loads(manifest.read_text()))
-    except (TypeError, json.JSONDecodeError) as error:
-        raise LogError(f"teacher log: {manifest} is no manifest: {error}") from error
-
-
-def day_is_logged(folder: Path, day: int, checkpoint: str, data_fingerprint: str) -> bool:
-    """True when that snapshot's log of that day is complete."""
-    path = _day_file(folder, day)
-    if not path.is_file() or not path.with_suffix(".json").is_file():
-        return False
-    manifest = read_manifest(path)
-    same = manifest.checkpoint == checkpoint and manifest.data_fingerprint == data_fingerprint
-    return same and file_hash(path) == manifest.checksum
-
-
-def _day_file(folder: Path, day: int) -> Path:
-    return folder / f"day-{day:04d}.parquet"
-
-
-def _read(path: Path) -> pa.Table:
-    try:
-        return pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise LogError(f"teacher log {path}: not readable Parquet: {error}") from error
+        if self._facts is not None:
+            refuse_other_representation(facts_of(manifest, path), self._facts, path)
+        refuse_changed(path, manifest)
 
 
 def _refuse_duplicates(sorted_ids: np.ndarray, day: int) -> None:
@@ -253,10 +234,10 @@ def _refuse_duplicates(sorted_ids: np.ndarray, day: int) -> None:
         )
 
 
-def _refuse_non_finite(logits: np.ndarray, example_id: np.ndarray, day: int) -> None:
-    bad = ~np.isfinite(logits).all(axis=1)
+def _refuse_non_finite(what: str, values: np.ndarray, example_id: np.ndarray, day: int) -> None:
+    bad = ~np.isfinite(values).all(axis=1)
     if bad.any():
         raise LogError(
-            f"teacher log, day {day}: {int(bad.sum())} logits are not finite, the first on example_id "
+            f"teacher log, day {day}: {int(bad.sum())} {what} are not finite, the first on example_id "
             f"{example_id[bad][0]}. The teacher's training went wrong; look at its losses."
         )

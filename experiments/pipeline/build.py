@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from distill.config import OptimizerConfig, StudentConfig, TeacherConfig
+from adapters.autoencoder import Autoencoder
+from distill.config import OptimizerConfig, RepresentationConfig, StudentConfig, TeacherConfig
 from distill.errors import UserError
 from distill.protocols import Architecture, Channel
 from distill.registry import CHANNELS, STUDENTS, TEACHERS
@@ -71,6 +72,26 @@ def build_model(
             "no content vectors"
         )
     return entry.load()(build(entry.config, model.options), **shared)
+
+
+def build_autoencoder(
+    config: RepresentationConfig | None, teacher: Architecture, seed: int
+) -> dict[str, Autoencoder]:
+    """The channel that compresses a teacher's taps for its log, by name.
+
+    Args:
+        config: what is asked for; None for no such channel.
+        teacher: the teacher.
+        seed: of the initial values.
+
+    Raises:
+        UserError: the teacher has no such tap.
+    """
+    if config is None:
+        return {}
+    autoencoder = Autoencoder(config, seed)
+    autoencoder.attach(teacher)
+    return {"representation": autoencoder}
 
 
 def build_channels(

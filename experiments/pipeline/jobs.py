@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from adapters.autoencoder import Autoencoder
 from distill.cells import ALL, Cell
 from distill.checkpoint import file_hash, load_model, save_model
 from distill.config import OptimizerConfig, StudentConfig, TeacherConfig
 from distill.dataset import DataSet
 from distill.errors import UserError
 from distill.files import atomic_path
+from distill.log_files import LogManifest, RepresentationFacts, day_file, day_is_logged
 from distill.module import DistillModule
 from distill.predictions import prediction_path, write_predictions
 from distill.progress import Progress
@@ -27,11 +29,11 @@ from distill.protocols import Architecture, Channel
 from distill.schedule import DayPlan
 from distill.seeding import seeded
 from distill.stream import DayStream
-from distill.teacher_log import LogManifest, TeacherLog, day_is_logged, write_day
+from distill.teacher_log import TeacherLog, write_day
 from distill.training import DayCallback, DayData, fit, predict
-from experiments.pipeline.build import build_channels, build_model
+from experiments.pipeline.build import build_autoencoder, build_channels, build_model
 from experiments.pipeline.experiment import Experiment
-from experiments.pipeline.recorder import PredictionRecorder
+from experiments.pipeline.recorder import LogRecorder, PredictionRecorder
 from kernels.embedding import dense_parameters
 
 REPORT = "report.json"
@@ -63,16 +65,17 @@ def train_teacher(experiment: Experiment, seed: int, progress: Progress) -> None
     config, cell = experiment.config.teacher, experiment.teacher_cell
     assert config is not None and cell is not None
     model = build_model("teacher", config, config.optimizer, experiment.data.schema, seed, experiment.base)
+    channels = build_autoencoder(config.representation, model, seed)
 
     def snapshot(day: int) -> None:
-        save_model(model, experiment.snapshot(seed, day), {"trained_through": day, "seed": seed})
+        save_model(model, experiment.snapshot(seed, day), {"trained_through": day, "seed": seed}, channels)
 
     _train(
         experiment,
         cell,
         seed,
         model,
-        {},
+        channels,
         config.optimizer,
         experiment.schedule.teacher_plan(),
         None,
@@ -104,12 +107,13 @@ def write_log(experiment: Experiment, seed: int, progress: Progress) -> None:
     config = experiment.config.teacher
     assert config is not None
     model = build_model("teacher", config, config.optimizer, experiment.data.schema, seed, experiment.base)
+    channels = build_autoencoder(config.representation, model, seed)
     loaded = None
     for day, through in days_to_log(experiment, seed).items():
         if loaded != through:
-            loaded = load_model(model, experiment.snapshot(seed, through))["trained_through"]
+            loaded = load_model(model, experiment.snapshot(seed, through), channels)["trained_through"]
             assert loaded == through, f"the snapshot of day {through} was trained through day {loaded}"
-        _log_day(experiment, seed, model, config, day, through, progress)
+        _log_day(experiment, seed, model, channels.get("representation"), config, day, through, progress)
 
 
 def train_student(
@@ -257,17 +261,15 @@ def _log_day(
     experiment: Experiment,
     seed: int,
     model: Architecture,
+    autoencoder: Autoencoder | None,
     config: TeacherConfig,
     day: int,
     through: int,
     progress: Progress,
 ) -> None:
-    recorder = PredictionRecorder()
+    recorder = LogRecorder(autoencoder)
     module = DistillModule(model, {}, config.optimizer, recorder)
     stream = _streams(experiment, model, config.optimizer.batch_size, None, None)(day, False)
-    with progress.task(f"teacher log seed {seed} day {day}", total=experiment.data.rows_per_day[day]) as bar:
-        predict(module, [stream])
-        bar.advance(experiment.data.rows_per_day[day])
     manifest = LogManifest(
         teacher=config.name,
         checkpoint=file_hash(experiment.snapshot(seed, through)),
@@ -278,8 +280,21 @@ def _log_day(
         schema=experiment.data.schema.name,
         tasks=list(model.tasks),
         rows=0,
+        representation=_representation_facts(config),
     )
-    write_day(experiment.log_folder(seed), recorder.column("example_id"), recorder.column("logits"), manifest)
+    folder, rows = experiment.log_folder(seed), experiment.data.rows_per_day[day]
+    with progress.task(f"teacher log seed {seed} day {day}", total=rows) as bar:
+        predict(module, [stream])
+        ids, logits = recorder.column("example_id"), recorder.column("logits")
+        write_day(folder, ids, logits, manifest, recorder.representation)
+        bar.advance(rows, **{"bytes per example": day_file(folder, day).stat().st_size / rows})
+
+
+def _representation_facts(config: TeacherConfig) -> RepresentationFacts | None:
+    asked = config.representation
+    if asked is None:
+        return None
+    return RepresentationFacts(list(asked.taps), asked.dim, list(asked.prefixes), asked.codec)
 
 
 def check_log(experiment: Experiment, seed: int) -> None:

@@ -1,15 +1,16 @@
-"""Collects the logits a model gives in validation and turns them into a predictions file."""
+"""Collects what a model says in validation: logits for a predictions file, representations for the teacher log."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 
 import numpy as np
-from torch import Tensor
 
+from adapters.autoencoder import Autoencoder
 from distill.batch import Batch
 from distill.dataset import DataSet
 from distill.predictions import SPLITS, Predictions
+from distill.protocols import Output
 from experiments.pipeline.experiment import Experiment
 
 _IDS = ("example_id", "user_id", "timestamp", "domain")
@@ -21,15 +22,15 @@ class PredictionRecorder:
     def __init__(self) -> None:
         self._columns: dict[str, list[np.ndarray]] = defaultdict(list)
 
-    def add(self, batch: Batch, logits: Tensor) -> None:
+    def add(self, batch: Batch, output: Output) -> None:
         """Take the logits [B, k] of one batch."""
         for name in _IDS:
             self._columns[name].append(getattr(batch, name).cpu().numpy())
         self._columns["day"].append(np.full(len(batch), batch.day, np.int32))
-        self._columns["logits"].append(logits.float().cpu().numpy())
+        self._columns["logits"].append(output.logits.float().cpu().numpy())
 
     def column(self, name: str) -> np.ndarray:
-        """One of the ids, `day`, or `logits` [N, k]."""
+        """One of the ids, `day`, `logits` [N, k], or what a subclass keeps."""
         return np.concatenate(self._columns[name])
 
     def predictions(self, experiment: Experiment, tasks: tuple[str, ...]) -> Predictions:
@@ -60,6 +61,29 @@ class PredictionRecorder:
             logits={task: logits[:, place] for place, task in enumerate(tasks)},
             labels=labels,
         )
+
+
+class LogRecorder(PredictionRecorder):
+    """Keeps the teacher's representation of every example as well, column `representation` [N, D].
+
+    Args:
+        autoencoder: of the same moment as the teacher; None to keep none.
+    """
+
+    def __init__(self, autoencoder: Autoencoder | None) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def add(self, batch: Batch, output: Output) -> None:
+        """Take the logits and the representations of one batch."""
+        super().add(batch, output)
+        if self.autoencoder is not None:
+            self._columns["representation"].append(self.autoencoder.encode(output).cpu().numpy())
+
+    @property
+    def representation(self) -> np.ndarray | None:
+        """float32 [N, D]; None without an autoencoder."""
+        return None if self.autoencoder is None else self.column("representation")
 
 
 def final_labels(data: DataSet, day: int, example_id: np.ndarray) -> np.ndarray:

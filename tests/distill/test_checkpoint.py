@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from distill.checkpoint import file_hash, load_model, save_model
@@ -139,3 +140,62 @@ def test_full_disk_leaves_the_old_file_and_no_half_one(model: Tiny, tmp_path: Pa
         save_model(model, path, {"trained_through": 2})
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def beside(seed: int, width: int = 4) -> dict[str, nn.Module]:
+    """A channel with a parameter and a buffer, none of them zero."""
+    torch.manual_seed(seed)
+    module = nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width))
+    module(torch.randn(8, 3))
+    return {"extra": module}
+
+
+def test_channels_lie_in_the_same_file(data: DataSet, model: Tiny, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_model(model, path, {"trained_through": 2}, beside(1))
+    assert list(tmp_path.iterdir()) == [path]
+    loaded, channels = Tiny(data.schema, seed=5), beside(2)
+    assert load_model(loaded, path, channels) == {"trained_through": 2}
+    assert changed(state(model), state(loaded)) == set()
+    assert changed(state(beside(1)["extra"]), state(channels["extra"])) == set()
+
+
+def test_file_without_channels_is_as_it_always_was(model: Tiny, tmp_path: Path) -> None:
+    save_model(model, tmp_path / "a.safetensors", {"day": 1})
+    save_model(model, tmp_path / "b.safetensors", {"day": 1}, {})
+    expected = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(expected, tmp_path / "c.safetensors", metadata={"meta": '{"day": 1}'})
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
+def test_another_channel_changes_the_files_hash(model: Tiny, tmp_path: Path) -> None:
+    hashes = set()
+    for seed in (1, 2):
+        save_model(model, tmp_path / "model.safetensors", {}, beside(seed))
+        hashes.add(file_hash(tmp_path / "model.safetensors"))
+    assert len(hashes) == 2
+
+
+def test_model_alone_is_read_from_a_file_with_channels(data: DataSet, model: Tiny, tmp_path: Path) -> None:
+    save_model(model, tmp_path / "model.safetensors", {}, beside(1))
+    loaded = Tiny(data.schema, seed=5)
+    load_model(loaded, tmp_path / "model.safetensors")
+    assert changed(state(model), state(loaded)) == set()
+
+
+@pytest.mark.parametrize(
+    ("saved", "message"),
+    [
+        ({}, r"channels\.extra\.0\.bias: got nothing, allowed: \(4,\)"),
+        (beside(1, width=5), r"channels\.extra\.0\.bias: got \(5,\), allowed: \(4,\)"),
+    ],
+)
+def test_channel_of_other_shapes_is_refused_by_the_tensors_name(
+    data: DataSet, model: Tiny, tmp_path: Path, saved: dict[str, nn.Module], message: str
+) -> None:
+    save_model(model, tmp_path / "model.safetensors", {}, saved)
+    loaded, channels = Tiny(data.schema, seed=5), beside(2)
+    before = state(loaded) | state(channels["extra"])
+    with pytest.raises(UserError, match=message):
+        load_model(loaded, tmp_path / "model.safetensors", channels)
+    assert changed(before, state(loaded) | state(channels["extra"])) == set()

@@ -112,6 +112,43 @@ FROZEN = {"kind": "frozen", "teacher_days": 3, "student_last_day": 6, "tune_days
             {"teacher__delayed_labels": "weihted"},
             "teacher.delayed_labels: got 'weihted'; allowed: matured, weighted, final. Did you mean 'weighted'?",
         ),
+        (
+            {"teacher__representation": {"taps": []}},
+            "teacher.representation.taps: got an empty list; allowed: at least one tap of the teacher, such as",
+        ),
+        (
+            {"teacher__representation": {"taps": ["user", "user"]}},
+            "teacher.representation.taps[1]: got 'user' a second time; allowed: every value once.",
+        ),
+        ({"teacher__representation": {"dim": 0}}, "teacher.representation.dim: got 0; allowed: at least 1."),
+        (
+            {"teacher__representation": {"hidden": [8, 0]}},
+            "teacher.representation.hidden[1]: got 0; allowed: at least 1.",
+        ),
+        (
+            {"teacher__representation": {"dim": 8, "prefixes": [4, 8]}},
+            "teacher.representation.prefixes[1]: got 8; allowed: rising widths from 1 to 7, below dim.",
+        ),
+        (
+            {"teacher__representation": {"prefixes": [8, 4]}},
+            "teacher.representation.prefixes[1]: got 4; allowed: rising widths from 1 to 31, below dim.",
+        ),
+        (
+            {"teacher__representation": {"prefixes": [0]}},
+            "teacher.representation.prefixes[0]: got 0; allowed: rising",
+        ),
+        (
+            {"teacher__representation": {"codec": "int3"}},
+            "teacher.representation.codec: got 'int3'; allowed: fp16, int8, int4. Did you mean",
+        ),
+        (
+            {"teacher__representation": {"learning_rate": 0}},
+            "teacher.representation.learning_rate: got 0.0; allowed: a number above 0.",
+        ),
+        (
+            {"teacher__representation": {"tap": ["user"]}},
+            "teacher.representation.tap: got an unknown key; allowed: taps, dim, hidden, prefixes, codec,",
+        ),
         ({"data__root": "x"}, "data.root: got 'x'; allowed: null, the source 'toy' reads no files."),
         ({"data__source": "files"}, "data.root: got nothing; allowed: the folder of the source 'files'."),
         (
@@ -245,6 +282,14 @@ def test_a_set_that_no_student_uses_needs_no_teacher(tmp_path: Path) -> None:
 def test_a_student_may_predict_what_the_teacher_does_not_learn_when_it_learns_alone(tmp_path: Path) -> None:
     content = experiment(teacher__tasks=["click"], channels={"mine": {"own": {}}})
     assert problems(tmp_path, content) == []
+
+
+def test_representation_is_absent_or_has_every_default(tmp_path: Path) -> None:
+    teacher = load(tmp_path, experiment()).config.teacher
+    assert teacher is not None and teacher.representation is None
+    loaded = load(tmp_path, experiment(teacher__representation={"dim": 8, "prefixes": [2, 4]}))
+    assert "  representation:\n    taps:\n    - penultimate\n    dim: 8\n" in loaded.to_yaml()
+    assert load(tmp_path, loaded.to_yaml()).config == loaded.config
 
 
 def test_a_teacher_alone_is_an_experiment(tmp_path: Path) -> None:

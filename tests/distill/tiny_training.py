@@ -92,7 +92,8 @@ class Memory:
     def __init__(self) -> None:
         self.days: dict[int, Tensor] = {}
 
-    def add(self, batch: Batch, logits: Tensor) -> None:
+    def add(self, batch: Batch, output: Output) -> None:
+        logits = output.logits
         rows = [logits.clone()] if batch.day not in self.days else [self.days[batch.day], logits]
         self.days[batch.day] = torch.cat(rows)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 
+import lightning as L
 import numpy as np
-from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from distill.batch import Batch
 from distill.module import DistillModule
 from distill.progress import PlainProgress
+from distill.protocols import Output
 from distill.schedule import DayPlan
 from distill.training import DayCallback, DayData, fit
 from experiments.benchmarks.peers.harness import Clock, Task, main
@@ -24,9 +25,22 @@ class Scores:
         self.days = days
         self.logits: list[np.ndarray] = []
 
-    def add(self, batch: Batch, logits: Tensor) -> None:
+    def add(self, batch: Batch, output: Output) -> None:
         if batch.day in self.days:
-            self.logits.append(logits[:, 0].numpy())
+            self.logits.append(output.logits[:, 0].numpy())
+
+
+class _Callback(DayCallback):
+    """Counts FLOPs, once a day, while the clock stands: that is measuring, as its own report sees it too."""
+
+    clock: Clock
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, module: L.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        self.clock.stop()
+        super().on_train_batch_start(trainer, module, batch, batch_idx)
+        self.clock.start()
 
 
 def train(task: Task, clock: Clock) -> np.ndarray:
@@ -53,7 +67,8 @@ def train(task: Task, clock: Clock) -> np.ndarray:
         {day: (day + 1,) for day in days[:-1]} | {days[-1]: tuple(task.description.evaluation_days)},
     )
     rows = {day: data.rows_per_day[day] for day in days}
-    callback = DayCallback(plan, PlainProgress(sys.stderr), rows, task.model, lambda day: clock.stop())
+    callback = _Callback(plan, PlainProgress(sys.stderr), rows, task.model, lambda day: clock.stop())
+    callback.clock = clock
     fit(module, DayData(open_stream, plan), callback)
     return np.concatenate(scores.logits)
 
