@@ -66,6 +66,8 @@ class SummaryConfig:
         seeds: learned queries (PMA), one token each.
         recent: last events, one token each.
         features: tokens that tell the history about the features; needs `interleave`.
+        interests: attention from the item at hand without a softmax, which also tells how much of the history matches:
+            one token each, and one for the sum of all events; 0 for none.
         gates: sigmoid gates on the summaries of both towers (InterFormer).
     """
 
@@ -74,10 +76,13 @@ class SummaryConfig:
     seeds: int = 2
     recent: int = 2
     features: int = 4
+    interests: int = 0
     gates: bool = False
 
     def __post_init__(self) -> None:
-        _at_least(self, "summaries", {"cls_tokens": 0, "seeds": 0, "recent": 0, "features": 1})
+        _at_least(
+            self, "summaries", {"cls_tokens": 0, "seeds": 0, "recent": 0, "interests": 0, "features": 1}
+        )
         if self.cls_tokens > self.features:
             raise UserError(
                 f"options.summaries.cls_tokens: got {self.cls_tokens}, allowed: at most options.summaries.features, "

@@ -27,6 +27,7 @@ from distill.seeding import seeded
 from kernels.embedding import EmbeddingTables
 from teachers.config import GEMConfig
 from teachers.heads import TaskHeads
+from teachers.interest import Interest
 from teachers.modality import ModalityTower
 from teachers.sequence import EventEncoder, mean_events
 from teachers.surfaces import SurfaceExperts, SurfaceNorm
@@ -89,6 +90,10 @@ class GEM(Architecture):
             tasks = len(self.schema.tasks)
             self.events = EventEncoder(dim, domains, tasks, config.sequence.merge, widths)
         tokens = len(self.features) + 1 + bool(self.dense_features) + len(widths)
+        self.interest = None
+        if config.history_length and config.summaries.interests:
+            self.interest = Interest(dim, config.summaries.interests)
+            tokens += self.interest.tokens
         form = InterleavedTowers if config.interleave else SeparateTowers
         self.towers: Towers = form(config, tokens)
         self.skip = config.skip
@@ -122,6 +127,8 @@ class GEM(Architecture):
         history = None
         if past is not None and embedded.events is not None:
             history = self._history(batch, past, embedded.events, rows[:, self.item_place])
+            if self.interest is not None:
+                x = torch.cat([x, self.interest(history.tokens, history.offsets, history.target)], dim=1)
         outputs = self.towers(x, history)
         cross = torch.cat([outputs[-1], x], dim=1) if self.skip else outputs[-1]
         hidden = self.trunk(cross.flatten(1), batch.domain)
