@@ -100,6 +100,7 @@ class WukongConfig:
         rank: columns k of the low-rank Y.
         attentive: Y depends on the example, through an MLP over compressed tokens.
         cross_layer: a layer also attends to the outputs of all layers below, through a gate that starts at 0 (ours).
+        norm: the paper's LayerNorms; they lift what is hardly trained to the size of all else.
     """
 
     fm_tokens: int = 8
@@ -107,6 +108,7 @@ class WukongConfig:
     rank: int = 8
     attentive: bool = False
     cross_layer: bool = False
+    norm: bool = True
 
     def __post_init__(self) -> None:
         _at_least(self, "wukong", {"fm_tokens": 1, "linear_tokens": 1, "rank": 1})

@@ -164,14 +164,17 @@ class InterleavedTowers(Towers):
 
 def _wukong(config: GEMConfig, tokens: int) -> WukongLayer:
     sizes = config.wukong
-    return WukongLayer(tokens, config.dim, sizes.fm_tokens, sizes.linear_tokens, sizes.rank, sizes.attentive)
+    return WukongLayer(
+        tokens, config.dim, sizes.fm_tokens, sizes.linear_tokens, sizes.rank, sizes.attentive, sizes.norm
+    )
 
 
 def _sequence_layer(config: GEMConfig, place: int) -> nn.Module:
     """Layer number `place` over the history: a level of the pyramid if there is one."""
     settings, keep = config.sequence, config.pyramid.keep
     if keep:
-        return PyramidLayer(config.dim, settings.heads, keep[place], config.pyramid.modules, settings.rotary)
+        kept = keep[place] + config.summaries.cls_tokens  # which are the newest tokens, and no events
+        return PyramidLayer(config.dim, settings.heads, kept, config.pyramid.modules, settings.rotary)
     return SequenceLayer(config.dim, settings.heads, settings.causal, settings.window, settings.rotary)
 
 

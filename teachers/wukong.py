@@ -24,10 +24,19 @@ class WukongLayer(nn.Module):
         linear_tokens: n_L.
         rank: k.
         attentive: Y depends on the example.
+        norm: the two LN of the paper. Without them what is hardly trained yet stays small; with them the products of
+            rows that are nothing but their initial values come out as large as any.
     """
 
     def __init__(
-        self, tokens: int, dim: int, fm_tokens: int, linear_tokens: int, rank: int, attentive: bool = False
+        self,
+        tokens: int,
+        dim: int,
+        fm_tokens: int,
+        linear_tokens: int,
+        rank: int,
+        attentive: bool = False,
+        norm: bool = True,
     ):
         super().__init__()
         self.dim, self.fm_tokens = dim, fm_tokens
@@ -35,11 +44,11 @@ class WukongLayer(nn.Module):
         self.low_rank = nn.Parameter(torch.randn(tokens, rank) / tokens**0.5)
         # One product with X serves linear compression and residual: the rows of W_L, then those of P.
         self.compress = nn.Parameter(torch.randn(linear_tokens + self.tokens_out, tokens) / tokens**0.5)
-        self.norm_pairs = nn.LayerNorm(tokens * rank)
+        self.norm_pairs = nn.LayerNorm(tokens * rank) if norm else nn.Identity()
         self.mlp = nn.Sequential(
             nn.Linear(tokens * rank, fm_tokens * dim), nn.ReLU(), nn.Linear(fm_tokens * dim, fm_tokens * dim)
         )
-        self.norm = nn.LayerNorm(dim)
+        self.norm = nn.LayerNorm(dim) if norm else nn.Identity()
         self.of_example = ExampleProjection(tokens, dim, rank) if attentive else None
 
     def forward(self, x: Tensor) -> Tensor:

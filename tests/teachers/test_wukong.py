@@ -49,6 +49,22 @@ def test_every_parameter_gets_a_gradient(attentive):
     assert reached(layer) == {name for name, _ in layer.named_parameters()}
 
 
+def test_without_norms_small_tokens_stay_small():
+    torch.manual_seed(0)
+    layer = WukongLayer(TOKENS, DIM, FM, LINEAR, RANK, norm=False).double()
+    x = 1e-3 * torch.randn(6, TOKENS, DIM, dtype=torch.float64)
+    first, _, last = layer.mlp
+    for sample, found in zip(x, layer(x), strict=True):
+        pairs = (sample @ sample.T @ layer.low_rank).flatten()
+        fmb = (last.weight @ torch.relu(first.weight @ pairs + first.bias) + last.bias).view(FM, DIM)
+        together = layer.compress @ sample
+        expected = torch.cat([fmb, together[:LINEAR]]) + together[LINEAR:]
+        torch.testing.assert_close(found, expected)
+        # What is left of the factorization machine is its biases: the products are a millionth.
+        no_pairs = last.weight @ torch.relu(first.bias) + last.bias
+        torch.testing.assert_close(fmb.flatten(), no_pairs, atol=1e-5, rtol=0)
+
+
 def test_an_attentive_layer_starts_as_the_plain_one():
     torch.manual_seed(0)
     attentive = WukongLayer(TOKENS, DIM, FM, LINEAR, RANK, attentive=True)
