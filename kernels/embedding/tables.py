@@ -13,6 +13,7 @@ order, without a copy.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -88,6 +89,7 @@ class EmbeddingTables(nn.Module):
         """Trained numbers in all tables (moments not counted)."""
         return self._layout.n_rows * self.dim
 
+    @torch.compiler.disable  # a compiled model calls it between its graphs: fbgemm's tables only break them
     def forward(self, sparse: KeyedJaggedTensor, history_ids: Tensor | None = None) -> Embedded:
         """Look up a batch.
 
@@ -210,7 +212,7 @@ def refuse_non_finite(gradient: Tensor) -> None:
         FloatingPointError: `gradient` holds NaN or infinity.
     """
     # One fast pass: a finite sum has finite terms. The reverse does not hold, finite terms can overflow.
-    if torch.isfinite(gradient.sum()):
+    if math.isfinite(gradient.sum().item()):
         return
     bad = int((~torch.isfinite(gradient)).sum())
     if bad:

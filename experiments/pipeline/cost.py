@@ -1,0 +1,69 @@
+"""What a model costs before it is trained: its parameters, and its FLOPs on a batch with histories."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch.utils.data import IterableDataset
+
+from distill.flops import count
+from distill.protocols import Architecture
+from distill.schedule import DayPlan, Schedule
+from kernels.embedding import dense_parameters
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """The size of a model.
+
+    Attributes:
+        dense_parameters: trained numbers outside of the tables.
+        table_parameters: trained numbers in the tables.
+        forward_flops_per_example: model FLOPs of predicting one example (distill.flops).
+        flops_per_example: of training on one: forward and backward.
+    """
+
+    dense_parameters: int
+    table_parameters: int
+    forward_flops_per_example: float
+    flops_per_example: float
+
+    def shown(self) -> dict[str, str]:
+        """The same for people, by name."""
+        return {
+            "dense parameters": quantity(self.dense_parameters),
+            "in tables": quantity(self.table_parameters),
+            "FLOPs per example": f"{quantity(self.forward_flops_per_example)} forward, "
+            f"{quantity(self.flops_per_example)} in training",
+        }
+
+
+def model_cost(model: Architecture, stream: IterableDataset) -> ModelCost:
+    """Count parameters and FLOPs; the model stays as it is.
+
+    Args:
+        model: any architecture.
+        stream: a day of its batches, the first of which is counted.
+    """
+    flops = count(model, next(iter(stream)))
+    return ModelCost(
+        sum(parameter.numel() for parameter in dense_parameters(model)),
+        model.tables.n_parameters,
+        flops.forward_per_example,
+        flops.per_example,
+    )
+
+
+def counted_day(schedule: Schedule, plan: DayPlan) -> int:
+    """The last day trained on before the tune days, when histories have grown; else the first trained on."""
+    before = [day for day in plan.train if day < min(schedule.config.tune_days)]
+    return before[-1] if before else plan.train[0]
+
+
+def quantity(number: float) -> str:
+    """Three digits and a prefix: 1234567 as `1.23 M`."""
+    for prefix in ("", "k", "M", "G"):
+        if number < 999.5:
+            return f"{number:.3g} {prefix}".rstrip()
+        number /= 1000
+    return f"{number:.3g} T"
