@@ -88,7 +88,7 @@ class GEM(Architecture):
         self.modalities = ModalityTower(widths, dim) if widths else None
         if config.history_length:
             tasks = len(self.schema.tasks)
-            self.events = EventEncoder(dim, domains, tasks, config.sequence.merge, widths)
+            self.events = EventEncoder(dim, domains, tasks, config.sequence.merge, len(widths))
         tokens = len(self.features) + 1 + bool(self.dense_features) + len(widths)
         self.interest = None
         if config.history_length and config.summaries.interests:
@@ -144,14 +144,12 @@ class GEM(Architecture):
         return Output(self.heads(hidden, batch.domain), flat)
 
     def _history(self, batch: Batch, past: Events, items: Tensor, target: Tensor) -> History:
-        vectors = {}
+        content = []
         for name in self.content:
             found = batch.content[name]
-            assert found.events is not None and found.events_known is not None, (
-                f"no vectors of events: {name}"
-            )
-            vectors[name] = (found.events, found.events_known)
-        return History(self.events(past, items, batch.timestamp, vectors), past.offsets, target)
+            assert self.modalities is not None and found.events is not None and found.events_known is not None
+            content.append(self.modalities(found.events, found.events_known, name))
+        return History(self.events(past, items, batch.timestamp, content), past.offsets, target)
 
     def _mean(self, history: History | None) -> list[Tensor]:
         return [] if history is None else [mean_events(history.tokens, history.offsets).unsqueeze(1)]

@@ -3,13 +3,13 @@
 Every layer over the history maps tokens [T, d] and their offsets to tokens and offsets: `SequenceLayer` keeps all
 tokens, `teachers.pyramid.PyramidLayer` the newest.
 
-Shape letters: B examples, T events of the batch (jagged), d width, H heads, E = d / H, K tasks of the schema, M width
-of a modality, n parts of an event, R recent events, S seeds, q pooling queries of an example.
+Shape letters: B examples, T events of the batch (jagged), d width, H heads, E = d / H, K tasks of the schema, n parts of
+an event, R recent events, S seeds, q pooling queries of an example.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from distill.batch import Events
 from kernels.jagged_attention import jagged_attention
-from teachers.modality import ModalityTower
 from teachers.rotary import places, rotate, turns
 
 MERGES = ("sum", "mask")
@@ -33,16 +32,18 @@ class EventEncoder(nn.Module):
     tasks, "seen and nothing else" among them. Time is how long ago, in doubling steps, plus (ours) how many hours off
     the present hour of the day.
 
-    - merge "sum": LN(sum of the parts).
-    - merge "mask": LN(W_lce (S_cat * MLP_mask(S_cat))), S_cat [T, n d] the parts side by side (InterFormer, arXiv
-      2411.09852; the MLP with ReLU and d hidden units, and the LN, are ours). The mask starts near 1.
+    - merge "sum": the sum of the parts.
+    - merge "mask": W_lce (S_cat * MLP_mask(S_cat)), S_cat [T, n d] the parts side by side (InterFormer, arXiv
+      2411.09852; the MLP with ReLU and d hidden units is ours). The mask starts near 1.
+
+    No norm: it would lift the rows of items that were hardly ever trained to the size of all others.
 
     Args:
         dim: d.
         domains: number of surfaces.
         tasks: K.
         merge: of the parts, `sum` or `mask`.
-        content: M by modality.
+        modalities: how many tokens of content come with an event.
 
     Raises:
         ValueError: an unknown merge.
@@ -56,7 +57,7 @@ class EventEncoder(nn.Module):
         domains: int,
         tasks: int,
         merge: Literal["sum", "mask"] = "sum",
-        content: Mapping[str, int] | None = None,
+        modalities: int = 0,
     ):
         super().__init__()
         if merge not in MERGES:
@@ -67,47 +68,24 @@ class EventEncoder(nn.Module):
         for table in (self.domain, self.outcome, self.age, self.hour):
             nn.init.normal_(table.weight, std=0.1)
         self.register_buffer("powers", 3 ** torch.arange(tasks), persistent=False)
-        self.content = ModalityTower(content, dim) if content else None
-        self.merge = MaskMerge(4 + len(content or {}), dim) if merge == "mask" else None
-        self.norm = nn.LayerNorm(dim)
+        self.modalities = modalities
+        self.merge = MaskMerge(4 + modalities, dim) if merge == "mask" else None
 
-    def forward(
-        self,
-        events: Events,
-        items: Tensor,
-        now: Tensor,
-        content: Mapping[str, tuple[Tensor, Tensor]] | None = None,
-    ) -> Tensor:
+    def forward(self, events: Events, items: Tensor, now: Tensor, content: Sequence[Tensor] = ()) -> Tensor:
         """Tokens of the events, [T, d].
 
         Args:
             events: of the batch.
             items: float32 [T, d], embeddings of the events' items.
             now: int64 [B], ms, the examples' times.
-            content: vectors float32 [T, M] and bool [T], whether there is one, by modality; more than this encoder
-                has are not read.
-
-        Raises:
-            ValueError: a modality is missing.
+            content: a token [T, d] of each modality (`teachers.modality`).
         """
+        assert len(content) == self.modalities, f"{len(content)} modalities, made for {self.modalities}"
         ages = now.repeat_interleave(events.offsets.diff(), output_size=len(items)) - events.time
         outcome = ((events.labels.long() + 1) * self.powers).sum(dim=1)
         time = self.age(age_bucket(ages)) + self.hour(hours_apart(ages))
-        parts = [
-            items,
-            self.domain(events.domain),
-            self.outcome(outcome),
-            time,
-            *self._content(content or {}),
-        ]
-        return self.norm(sum(parts[1:], parts[0]) if self.merge is None else self.merge(parts))
-
-    def _content(self, content: Mapping[str, tuple[Tensor, Tensor]]) -> list[Tensor]:
-        if self.content is None:
-            return []
-        if lacking := [name for name in self.content.names if name not in content]:
-            raise ValueError(f"content: got {sorted(content)}, allowed: {lacking} as well")
-        return [self.content(*content[name], name) for name in self.content.names]
+        parts = [items, self.domain(events.domain), self.outcome(outcome), time, *content]
+        return sum(parts[1:], parts[0]) if self.merge is None else self.merge(parts)
 
 
 class MaskMerge(nn.Module):
