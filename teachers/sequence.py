@@ -3,8 +3,8 @@
 Every layer over the history maps tokens [T, d] and their offsets to tokens and offsets: `SequenceLayer` keeps all
 tokens, `teachers.pyramid.PyramidLayer` the newest.
 
-Shape letters: B examples, T events of the batch (jagged), d width, H heads, E = d / H, K tasks of the schema, n parts of
-an event, R recent events, S seeds, q pooling queries of an example.
+Shape letters: B examples, T events of the batch (jagged), d width, H heads, E = d / H, K tasks of the schema, n parts
+of an event, R recent events, S seeds, q pooling queries of an example.
 """
 
 from __future__ import annotations
