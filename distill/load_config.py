@@ -1,8 +1,8 @@
-"""Reads an experiment: YAML, students from their own files, `--set`, types, meaning. Free of torch.
+"""Reads an experiment: YAML, teacher and students from their own files, `--set`, types, meaning. Free of torch.
 
-Paths follow one rule: what is part of the config (`file:` of a student, `file.py:Class` of an architecture)
-is relative to the YAML file that names it; folders (`output`, `data.root`, `data.cache`) are relative to the
-current directory.
+Paths follow one rule: what is part of the config (`file:` of a teacher or student, `file.py:Class` of an
+architecture) is relative to the YAML file that names it; folders (`output`, `data.root`, `data.cache`) are
+relative to the current directory.
 
 Whoever loads a config has filled the registries before (`import experiments.catalog`).
 """
@@ -20,15 +20,15 @@ from typing import Any
 
 import yaml
 
-from distill.config import ExperimentConfig, StudentConfig
+from distill.config import ExperimentConfig, StudentConfig, TeacherConfig
 from distill.errors import ConfigErrors, Problem
 from distill.findings import Findings, show
 from distill.overrides import apply_overrides
 from distill.schema import FeatureSchema
-from distill.strict_yaml import Document, read
+from distill.strict_yaml import Document, KeyPath, read
 from distill.structured import build, checked, to_plain
 from distill.validate import check_experiment
-from distill.validate_models import architecture_by_content, check_student
+from distill.validate_models import architecture_by_content, check_student, check_teacher
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> LoadedConfig
         overrides: `a.b=value` texts (distill.overrides).
 
     Raises:
-        ConfigErrors: everything that is wrong, in the file, its students' files and the overrides.
+        ConfigErrors: everything that is wrong, in the file, its teacher's and students' files and the overrides.
     """
     document = _read_mapping(path)
     content, findings = document.content, Findings()
     findings.place((), document)
+    _read_teacher(content, document, findings)
     _read_students(content, document, findings)
     apply_overrides(content, overrides, findings)
     findings.student_names = _student_names(content)
@@ -106,12 +107,36 @@ def load_student(path: str | Path) -> StudentConfig:
     return student
 
 
+def load_teacher(path: str | Path) -> TeacherConfig:
+    """Read and check a teacher's own file, apart from any experiment.
+
+    Args:
+        path: the YAML file.
+
+    Raises:
+        ConfigErrors: everything that is wrong and can be seen without data set.
+    """
+    document, findings = _read_mapping(path), Findings()
+    findings.place((), document)
+    teacher = build(TeacherConfig, checked(document.content, TeacherConfig, (), findings))
+    check_teacher(teacher, (), findings)
+    findings.raise_any()
+    return teacher
+
+
 def _read_mapping(path: str | Path) -> Document:
     document = read(path)
     if not isinstance(document.content, dict):
         got = "an empty file" if document.content is None else show(document.content)
         raise ConfigErrors([Problem(document.label, "file", got, "a mapping of `key: value` lines")])
     return document
+
+
+def _read_teacher(content: dict[str, Any], document: Document, findings: Findings) -> None:
+    """Replace `file: x.yaml` by what stands in the file; an unreadable one by an empty teacher."""
+    teacher = content.get("teacher")
+    if isinstance(teacher, dict) and "file" in teacher:
+        content["teacher"] = _from_file(teacher, ("teacher",), document.folder, findings)
 
 
 def _read_students(content: dict[str, Any], document: Document, findings: Findings) -> None:
@@ -121,19 +146,14 @@ def _read_students(content: dict[str, Any], document: Document, findings: Findin
         return
     for index, student in enumerate(students):
         if isinstance(student, dict) and "file" in student:
-            student_document = _student_document(student, index, document.folder, findings)
-            students[index] = {}
-            if student_document is not None:
-                students[index] = student_document.content
-                findings.place(("students", index), student_document)
+            students[index] = _from_file(student, ("students", index), document.folder, findings)
 
 
-def _student_document(
-    student: dict[str, Any], index: int, folder: Path, findings: Findings
-) -> Document | None:
-    place, file = ("students", index), student["file"]
-    if len(student) > 1:
-        others = ", ".join(key for key in student if key != "file")
+def _from_file(model: dict[str, Any], place: KeyPath, folder: Path, findings: Findings) -> dict[str, Any]:
+    """Content of a teacher's or student's file; an empty mapping where it cannot be read, which is reported."""
+    file = model["file"]
+    if len(model) > 1:
+        others = ", ".join(key for key in model if key != "file")
         findings.add(place, f"{others} beside `file`", "`file` alone (change single values with --set)")
     elif not isinstance(file, str) or not os.path.isfile(folder / file):
         findings.add(
@@ -141,11 +161,14 @@ def _student_document(
         )
     else:
         try:
-            return _read_mapping(os.path.normpath(folder / file))
+            document = _read_mapping(os.path.normpath(folder / file))
         except ConfigErrors as error:
             for problem in error.problems:
                 findings.add_problem(problem, place)
-    return None
+        else:
+            findings.place(place, document)
+            return document.content
+    return {}
 
 
 def _student_names(content: dict[str, Any]) -> dict[int, str]:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from distill.config import ExperimentConfig, StudentConfig
 from distill.errors import ConfigErrors
-from distill.load_config import load_config, load_student
+from distill.load_config import load_config, load_student, load_teacher
 from tests.distill.experiment_files import BASE, experiment, load, problems, toy_registries
 
 
@@ -123,6 +123,28 @@ def test_a_student_in_its_own_file(tmp_path: Path) -> None:
     assert loaded.config.students[2].options["width"] == 12
 
 
+def test_a_teacher_in_its_own_file(tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "net.py").write_text(ARCHITECTURE)
+    (tmp_path / "more" / "own.yaml").write_text(
+        "name: own\narchitecture: net.py:Net\noptions: {a: 1, b: 2}\n"
+    )
+    loaded = load(tmp_path, experiment(teacher={"file": "more/own.yaml"}), "teacher.options.a=12")
+    teacher = loaded.config.teacher
+    assert teacher is not None and (teacher.name, teacher.options) == ("own", {"a": 12, "b": 2})
+    assert teacher.architecture == f"{tmp_path}/more/net.py:Net"
+    assert load(tmp_path, loaded.to_yaml()).config == loaded.config
+
+
+def test_a_problem_in_a_teachers_file_names_that_file(tmp_path: Path) -> None:
+    (tmp_path / "large.yaml").write_text("name: large\narchitecture: big\noptions:\n  widht: 4\n")
+    (message,) = problems(tmp_path, experiment(teacher={"file": "large.yaml"}))
+    assert message.startswith("large.yaml:4: teacher.options.widht: got an unknown key; allowed: width, ")
+    (tmp_path / "large.yaml").write_text("name: [\n")
+    (message,) = problems(tmp_path, experiment(teacher={"file": "large.yaml"}))
+    assert message.startswith("large.yaml:2: YAML: got ")
+
+
 def test_a_problem_in_a_students_file_names_that_file(tmp_path: Path) -> None:
     (tmp_path / "three.yaml").write_text(
         "name: three\narchitecture: small\nverticals: [feed]\ntask: [click]\n"
@@ -144,9 +166,13 @@ def test_a_problem_in_a_students_file_names_that_file(tmp_path: Path) -> None:
         ({"file": "a.yaml", "name": "a"}, "name beside `file`"),
     ],
 )
-def test_a_students_file_that_cannot_be_taken(tmp_path: Path, student: dict[str, Any], got: str) -> None:
+def test_a_students_or_teachers_file_that_cannot_be_taken(
+    tmp_path: Path, student: dict[str, Any], got: str
+) -> None:
     (message,) = problems(tmp_path, experiment(students__0=student))
     assert message.startswith("trial.yaml:") and f"students[0]: got {got}; allowed: " in message
+    (message,) = problems(tmp_path, experiment(teacher=student))
+    assert message.startswith("trial.yaml:") and f"teacher: got {got}; allowed: " in message
 
 
 @pytest.mark.parametrize(
@@ -198,6 +224,21 @@ def test_a_students_file_alone(tmp_path: Path) -> None:
     with pytest.raises(ConfigErrors) as caught:
         load_student(path)
     assert [problem.key for problem in caught.value.problems] == ["verticals", "options"]
+
+
+def test_a_teachers_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "large.yaml"
+    path.write_text("name: large\narchitecture: big\noptions: {width: 16}\n")
+    teacher = load_teacher(path)
+    assert (teacher.name, teacher.options["width"], teacher.options["rate"]) == ("large", 16, 0.0)
+    path.write_text("architecture: bigg\noptimizer: {learning_rate: 0}\ncompute: {precision: fp16}\n")
+    with pytest.raises(ConfigErrors) as caught:
+        load_teacher(path)
+    assert [str(problem).partition(": ")[2] for problem in caught.value.problems] == [
+        "architecture: got 'bigg'; allowed: big, path/to/file.py:Class. Did you mean 'big'?",
+        "optimizer.learning_rate: got 0.0; allowed: a number above 0.",
+        "compute.precision: got 'fp16'; allowed: fp32, bf16. Did you mean 'bf16'?",
+    ]
 
 
 def paths(content: Any, prefix: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
