@@ -9,15 +9,16 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.profilers import PassThroughProfiler
-from torch.utils.data import DataLoader, IterableDataset
+import torch
+from torch.utils.data import IterableDataset
 
 from distill.batch import Batch
+from distill.lean import LeanStrategy, NoProfiler
 from distill.module import DistillModule
 from distill.progress import Progress
 from distill.schedule import DayPlan
@@ -37,11 +38,11 @@ class DayData(L.LightningDataModule):
         super().__init__()
         self.days, self.plan = days, plan
 
-    def train_dataloader(self) -> DataLoader:
-        return _loader(self.days(self._today(), True))
+    def train_dataloader(self) -> IterableDataset:  # a `DataLoader` around it would do nothing, at every step
+        return self.days(self._today(), True)
 
-    def val_dataloader(self) -> list[DataLoader]:
-        return [_loader(self.days(day, False)) for day in self.plan.predict_after.get(self._today(), ())]
+    def val_dataloader(self) -> list[IterableDataset]:
+        return [self.days(day, False) for day in self.plan.predict_after.get(self._today(), ())]
 
     def _today(self) -> int:
         assert self.trainer is not None
@@ -140,7 +141,7 @@ def predict(module: DistillModule, streams: list[IterableDataset]) -> None:
         streams: days to predict.
     """
     with _quiet(), _own_interrupt():
-        _trainer().validate(module, dataloaders=[_loader(stream) for stream in streams], verbose=False)
+        _trainer().validate(module, dataloaders=streams, verbose=False)
 
 
 def _trainer(**settings: Any) -> L.Trainer:
@@ -154,22 +155,10 @@ def _trainer(**settings: Any) -> L.Trainer:
         num_sanity_val_steps=0,
         reload_dataloaders_every_n_epochs=1,
         use_distributed_sampler=False,
-        profiler=_NoProfiler(),
+        profiler=NoProfiler(),
+        strategy=LeanStrategy(torch.device("cpu")),
         **settings,
     )
-
-
-class _NoProfiler(PassThroughProfiler):
-    """Measures nothing, as Lightning's default, but without making a new context for each of a step's many hooks."""
-
-    _nothing: AbstractContextManager = nullcontext()
-
-    def profile(self, action_name: str) -> AbstractContextManager:  # type: ignore[override]
-        return self._nothing
-
-
-def _loader(stream: IterableDataset) -> DataLoader:
-    return DataLoader(stream, batch_size=None, num_workers=0)
 
 
 def _clocks() -> tuple[float, float]:
