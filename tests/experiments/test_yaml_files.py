@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import experiments.catalog  # noqa: F401  fills the registries
-from distill.load_config import load_config, load_student
+from distill.load_config import load_config, load_student, load_teacher
 from distill.registry import SOURCES
 from distill.schema import DayInfo, FeatureSchema, SparseFeature, Task
 from distill.sources.config import KUAIRAND_LOGS, KUAIRAND_USERS, KUAIRAND_VIDEOS
@@ -17,8 +17,9 @@ from experiments.studies.tuning import read_tuning
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 FILES = sorted(EXPERIMENTS.rglob("*.yaml")) + sorted(EXPERIMENTS.rglob("*.yml"))
 STUDENTS = [path for path in FILES if path.parent.name == "students"]
+TEACHERS = [path for path in FILES if path.parent.name == "teachers"]
 TUNINGS = [path for path in FILES if path.parent.name == "tuning"]
-EXPERIMENT_FILES = [path for path in FILES if path not in [*STUDENTS, *TUNINGS]]
+EXPERIMENT_FILES = [path for path in FILES if path not in [*STUDENTS, *TEACHERS, *TUNINGS]]
 
 
 @pytest.fixture
@@ -47,6 +48,11 @@ def test_experiment(path: Path, root: Path) -> None:
 @pytest.mark.parametrize("path", STUDENTS, ids=lambda path: path.name)
 def test_student(path: Path) -> None:
     assert load_student(path).name == path.stem
+
+
+@pytest.mark.parametrize("path", TEACHERS, ids=lambda path: path.name)
+def test_teacher(path: Path) -> None:
+    assert load_teacher(path).name == path.stem
 
 
 @pytest.mark.parametrize("path", TUNINGS, ids=lambda path: path.name)
