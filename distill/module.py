@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from distill.batch import Batch
-from distill.config import OptimizerConfig
+from distill.compute import forward_of
+from distill.config import ComputeConfig, OptimizerConfig
 from distill.errors import NonFiniteError
 from distill.lean import with_signature
 from distill.losses import label_loss
@@ -38,6 +39,7 @@ class DistillModule(L.LightningModule):
         channels: by name; attached to the model already.
         optimizer: training settings of the dense parameters.
         recorder: receives the model's outputs in validation.
+        compute: precision and compilation; float32 and none unless given.
     """
 
     def __init__(
@@ -46,9 +48,12 @@ class DistillModule(L.LightningModule):
         channels: Mapping[str, Channel],
         optimizer: OptimizerConfig,
         recorder: Recorder,
+        compute: ComputeConfig | None = None,
     ):
         super().__init__()
         self.model = model
+        self.compute = compute or ComputeConfig()
+        self.forward_pass = forward_of(model, self.compute)
         self.channels = nn.ModuleDict(channels)
         self.settings = optimizer
         self.recorder = recorder
@@ -70,7 +75,7 @@ class DistillModule(L.LightningModule):
     @with_signature
     def training_step(self, batch: Batch, index: int) -> Tensor:
         self._at = batch, index
-        output = self.model(batch)
+        output = self.forward_pass(batch)
         mask = batch.label_mask[:, self.task_index]
         loss = label_loss(output.logits, batch.labels[:, self.task_index], mask)
         self._refuse_non_finite(loss)  # before a channel takes a step of its own
@@ -106,7 +111,7 @@ class DistillModule(L.LightningModule):
                 )
 
     def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> None:
-        self.recorder.add(batch, self.model(batch))
+        self.recorder.add(batch, self.forward_pass(batch))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         parameters = [parameter for part in self._optimized() for parameter in dense_parameters(part)]

@@ -18,8 +18,10 @@ import torch
 from torch.utils.data import IterableDataset
 
 from distill.batch import Batch
+from distill.flops import count
 from distill.lean import LeanStrategy, NoProfiler
 from distill.module import DistillModule
+from distill.peak import peak_flops
 from distill.progress import Progress
 from distill.schedule import DayPlan
 
@@ -57,8 +59,11 @@ class DayReport:
         day: the day.
         examples_seen: examples trained on so far, this day included.
         means: mean losses of the day's steps.
-        seconds: wall time of the day's training, s.
+        seconds: wall time of the day's training, s; counting FLOPs takes no part in it.
         cpu_seconds: processor time of the day's training, s.
+        examples_per_s: examples of the day over `seconds`.
+        flops_per_example: model FLOPs of training on one example (distill.flops), mean of the day's middle batch.
+        mfu: share of this process's peak (distill.peak) that these FLOPs are; None when the peak is not known.
     """
 
     day: int
@@ -66,11 +71,19 @@ class DayReport:
     means: dict[str, float]
     seconds: float
     cpu_seconds: float
+    examples_per_s: float
+    flops_per_example: float
+    mfu: float | None
+
+    @property
+    def flops(self) -> float:
+        """Model FLOPs of the day's training."""
+        return self.flops_per_example * self.examples_per_s * self.seconds
 
 
 @dataclass
 class DayCallback(L.Callback):
-    """Reports every trained day, keeps time, moves the progress bar.
+    """Reports every trained day, keeps time, counts FLOPs, moves the progress bar.
 
     Attributes:
         plan: the days.
@@ -92,7 +105,19 @@ class DayCallback(L.Callback):
         day = self.plan.train[trainer.current_epoch]
         task = self.progress.task(f"{self.title} day {day}", total=self.rows.get(day), unit="examples")
         self._bar = self._open.enter_context(task)
-        self._started = _clocks()
+        assert isinstance(module, DistillModule)
+        self._seen = module.examples
+        self._watch = _Stopwatch()
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, module: L.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        # Histories grow, within a day too; a stream that does not know its length is counted at its start.
+        batches = trainer.num_training_batches
+        if batch_idx == (batches // 2 if isinstance(batches, int) else 0):
+            assert isinstance(module, DistillModule)
+            with self._watch.stopped():
+                self._flops_per_example = count(module.model, batch).per_example
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -106,9 +131,14 @@ class DayCallback(L.Callback):
         self._open.__exit__(type(exception), exception, exception.__traceback__)
 
     def _end(self, day: int, module: DistillModule) -> None:
-        wall, cpu = (now - then for now, then in zip(_clocks(), self._started, strict=True))
+        wall, cpu = self._watch.read()
+        rate, flops = (module.examples - self._seen) / wall, self._flops_per_example
+        peak = peak_flops(module.device, module.compute.precision)
+        mfu = None if peak is None else rate * flops / peak
+        self._bar.advance(0, MFU="peak not known" if mfu is None else f"{100 * mfu:.1f} %")
         self._open.close()
-        self.reports.append(DayReport(day, module.examples, module.take_means(), wall, cpu))
+        means = module.take_means()
+        self.reports.append(DayReport(day, module.examples, means, wall, cpu, rate, flops, mfu))
         self.after_day(day)
 
 
@@ -161,8 +191,27 @@ def _trainer(**settings: Any) -> L.Trainer:
     )
 
 
-def _clocks() -> tuple[float, float]:
-    return time.perf_counter(), time.process_time()
+class _Stopwatch:
+    """Wall and processor time since it was made, s."""
+
+    def __init__(self) -> None:
+        self._start = self._clocks()
+
+    def read(self) -> tuple[float, float]:
+        wall, cpu = self._clocks()
+        return wall - self._start[0], cpu - self._start[1]
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """What is done inside takes no time."""
+        before = self.read()
+        yield
+        wall, cpu = self._clocks()
+        self._start = wall - before[0], cpu - before[1]
+
+    @staticmethod
+    def _clocks() -> tuple[float, float]:
+        return time.perf_counter(), time.process_time()
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from torch.utils.data import IterableDataset
 from adapters.autoencoder import Autoencoder
 from distill.cells import ALL, Cell
 from distill.checkpoint import file_hash, load_model, save_model
-from distill.config import OptimizerConfig, StudentConfig, TeacherConfig
+from distill.config import ComputeConfig, OptimizerConfig, StudentConfig, TeacherConfig
 from distill.dataset import DataSet
 from distill.errors import UserError
 from distill.files import atomic_path
@@ -32,9 +32,9 @@ from distill.stream import DayStream
 from distill.teacher_log import TeacherLog, write_day
 from distill.training import DayCallback, DayData, fit, predict
 from experiments.pipeline.build import build_autoencoder, build_channels, build_model
+from experiments.pipeline.cost import ModelCost, counted_day, model_cost
 from experiments.pipeline.experiment import Experiment
 from experiments.pipeline.recorder import LogRecorder, PredictionRecorder
-from kernels.embedding import dense_parameters
 
 REPORT = "report.json"
 
@@ -77,6 +77,7 @@ def train_teacher(experiment: Experiment, seed: int, progress: Progress) -> None
         model,
         channels,
         config.optimizer,
+        config.compute,
         experiment.schedule.teacher_plan(),
         None,
         progress,
@@ -131,7 +132,8 @@ def train_student(
         else None
     )
     plan = experiment.schedule.student_plan()
-    _train(experiment, cell, seed, model, channels, optimizer, plan, log, progress, lambda day: None)
+    compute = student.compute
+    _train(experiment, cell, seed, model, channels, optimizer, compute, plan, log, progress, lambda day: None)
 
 
 def teacher_log(experiment: Experiment, seed: int, wanted: tuple[str, ...]) -> TeacherLog:
@@ -153,24 +155,23 @@ def _train(
     model: Architecture,
     channels: Mapping[str, Channel],
     optimizer: OptimizerConfig,
+    compute: ComputeConfig,
     plan: DayPlan,
     log: TeacherLog | None,
     progress: Progress,
     after_day: Callable[[int], None],
 ) -> None:
     started = time.perf_counter(), time.process_time()
-    data = experiment.data
-    domains = None if cell.vertical == ALL else [cell.vertical]
-    rows = rows_of(data, sorted({*plan.train, *plan.predicted}), domains)
-    plan = plan.only([day for day, count in rows.items() if count])
-    _refuse_unscored(experiment, cell, plan)
-    rates = first_rates(data, plan.train[0], domains)
+    plan, rows = _with_rows(experiment, cell, plan)
+    domains = _domains(cell)
+    rates = first_rates(experiment.data, plan.train[0], domains)
     parts: list[Architecture | Channel] = [model, *channels.values()]
     for part in parts:
         part.set_base_rates(rates)
     recorder = PredictionRecorder()
-    module = DistillModule(model, channels, optimizer, recorder)
+    module = DistillModule(model, channels, optimizer, recorder, compute)
     days = _streams(experiment, model, optimizer.batch_size, domains, log)
+    cost = model_cost(model, days(counted_day(experiment.schedule, plan), False))
     title = f"{cell.model} {cell.vertical} {cell.channel} seed {seed}"
     callback = DayCallback(plan, progress, rows, title, after_day)
     with seeded(seed, "training"):  # dropout
@@ -186,14 +187,39 @@ def _train(
         "last_day": experiment.schedule.last_day,
         "cell_id": cell.cell_id,
         "seed": seed,
-        "dense_parameters": sum(p.numel() for p in dense_parameters(model)),
-        "table_parameters": model.tables.n_parameters,
+        **asdict(cost),
+        "train_flops": sum(day.flops for day in reports),
         "seconds": time.perf_counter() - started[0],
         "cpu_seconds": time.process_time() - started[1],
         "days": [asdict(day) for day in reports],
     }
     with atomic_path(folder / REPORT) as temporary:
         temporary.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def cost_of(experiment: Experiment, cell: Cell, model: Architecture, batch_size: int) -> ModelCost:
+    """What a model costs on its surface, counted on a batch of the last day before the tune days.
+
+    Raises:
+        UserError: the surface has no rows on the days that are scored.
+    """
+    is_teacher = cell == experiment.teacher_cell
+    plan = experiment.schedule.teacher_plan() if is_teacher else experiment.schedule.student_plan()
+    plan, _ = _with_rows(experiment, cell, plan)
+    days = _streams(experiment, model, batch_size, _domains(cell), None)
+    return model_cost(model, days(counted_day(experiment.schedule, plan), False))
+
+
+def _domains(cell: Cell) -> list[str] | None:
+    return None if cell.vertical == ALL else [cell.vertical]
+
+
+def _with_rows(experiment: Experiment, cell: Cell, plan: DayPlan) -> tuple[DayPlan, dict[int, int]]:
+    """The plan without the days on which the cell's surface has no rows, and the rows of all of its days."""
+    rows = rows_of(experiment.data, sorted({*plan.train, *plan.predicted}), _domains(cell))
+    plan = plan.only([day for day, count in rows.items() if count])
+    _refuse_unscored(experiment, cell, plan)
+    return plan, rows
 
 
 def _refuse_unscored(experiment: Experiment, cell: Cell, plan: DayPlan) -> None:
@@ -268,7 +294,7 @@ def _log_day(
     progress: Progress,
 ) -> None:
     recorder = LogRecorder(autoencoder)
-    module = DistillModule(model, {}, config.optimizer, recorder)
+    module = DistillModule(model, {}, config.optimizer, recorder, config.compute)
     stream = _streams(experiment, model, config.optimizer.batch_size, None, None)(day, False)
     manifest = LogManifest(
         teacher=config.name,

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from distill.cells import ALL, Cell
+from distill.config import StudentConfig, TeacherConfig
 from distill.dataset import prepare
 from distill.errors import UserError
 from distill.files import atomic_path
@@ -16,6 +17,7 @@ from distill.load_config import LoadedConfig
 from distill.progress import Progress
 from distill.schedule import Schedule
 from experiments.pipeline import jobs
+from experiments.pipeline.build import build_model
 from experiments.pipeline.environment import trace_test_read, versions
 from experiments.pipeline.experiment import Experiment
 from experiments.pipeline.floor import run_floor
@@ -81,9 +83,10 @@ def run_cells(
 
 
 def _teachers(experiment: Experiment, tracker: Tracker, progress: Progress) -> None:
-    cell = experiment.teacher_cell
-    if cell is not None:
+    cell, teacher = experiment.teacher_cell, experiment.config.teacher
+    if cell is not None and teacher is not None:
         tracker.start(cell)
+        _show_cost(experiment, cell, teacher, progress)
         run_cells(experiment, [cell], progress, "teacher")
 
 
@@ -102,9 +105,26 @@ def _logs(experiment: Experiment, tracker: Tracker, progress: Progress) -> None:
 
 
 def _students(experiment: Experiment, tracker: Tracker, progress: Progress) -> None:
-    for cell in experiment.student_cells:
+    shown = set()
+    for cell, student in experiment.student_cells.items():
         tracker.start(cell)
+        if student.name not in shown:  # on its first surface; on another one only its histories differ
+            shown.add(student.name)
+            _show_cost(experiment, cell, student, progress)
     run_cells(experiment, list(experiment.student_cells), progress)
+
+
+def _show_cost(
+    experiment: Experiment, cell: Cell, model: TeacherConfig | StudentConfig, progress: Progress
+) -> None:
+    """One line about the size of a model, unless it has been trained already."""
+    seeds = [seed for seed in experiment.config.seeds if not jobs.is_done(experiment, cell, seed)]
+    if seeds:
+        with progress.task(f"{cell.model} {cell.vertical} size") as bar:
+            built = build_model(
+                cell.role, model, model.optimizer, experiment.data.schema, seeds[0], experiment.base
+            )
+            bar.advance(0, **jobs.cost_of(experiment, cell, built, model.optimizer.batch_size).shown())
 
 
 def _scores(experiment: Experiment, tracker: Tracker, progress: Progress) -> None:

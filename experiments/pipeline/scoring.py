@@ -74,7 +74,7 @@ def predicted_cells(experiment: Experiment, seeds: list[int]) -> list[CellPredic
 
 
 def write_metrics(experiment: Experiment, sources: list[CellPredictions]) -> None:
-    """Write metrics.jsonl: one line a cell, seed and trained day, with mean losses, examples seen and seconds."""
+    """Write metrics.jsonl: one line a cell, seed and trained day: mean losses, examples seen, time, FLOPs, MFU."""
     with atomic_path(experiment.folder / "metrics.jsonl") as temporary, temporary.open("w") as file:
         for source in _trained(sources):
             for seed in source.seeds:
@@ -95,7 +95,7 @@ def _truth(experiment: Experiment) -> Truth | None:
 
 
 def _timing(experiment: Experiment, sources: list[CellPredictions]) -> dict[str, dict[str, dict[str, float]]]:
-    """cell_id -> seed -> seconds, cpu_seconds, examples, parameters."""
+    """cell_id -> seed -> seconds, cpu_seconds, examples, parameters, FLOPs."""
     timing: dict[str, dict[str, dict[str, float]]] = {}
     for source in _trained(sources):
         for seed in source.seeds:
@@ -107,5 +107,7 @@ def _timing(experiment: Experiment, sources: list[CellPredictions]) -> dict[str,
                 "examples": report["days"][-1]["examples_seen"],
                 "dense_parameters": report["dense_parameters"],
                 "table_parameters": report["table_parameters"],
+                "flops_per_example": report["flops_per_example"],
+                "train_flops": report["train_flops"],
             }
     return timing

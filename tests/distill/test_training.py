@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import io
+import re
 import signal
+import time
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from distill import training
 from distill.batch import Batch
 from distill.config import OptimizerConfig
 from distill.dataset import DataSet
+from distill.flops import Flops
 from distill.module import DistillModule
+from distill.peak import peak_flops
 from distill.progress import PlainProgress
 from distill.schedule import DayPlan
+from distill.seeding import seeded
 from distill.training import DayCallback, DayData, fit, predict
 from tests.distill.prepared_data import write_small
-from tests.distill.tiny_training import Memory, Tiny, changed, days_of, one_by_one, state, train
+from tests.distill.tiny_training import (
+    WIDTH,
+    Memory,
+    Tiny,
+    changed,
+    days_of,
+    one_by_one,
+    state,
+    train,
+)
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +113,14 @@ def test_one_optimiser_goes_through_all_days(data: DataSet) -> None:
     assert changed(state(plain_loop(data, range(1, 4))), state(model)) == set()
 
 
+def test_counting_flops_takes_no_random_number(data: DataSet) -> None:
+    model = Tiny(data.schema, dropout=0.3)
+    train(model, data, one_by_one(4))
+    with seeded(0, "training"):
+        plain = plain_loop(data, range(1, 4), dropout=0.3)
+    assert changed(state(plain), state(model)) == set()
+
+
 def trained(data: DataSet, seed: int) -> tuple[dict[str, Tensor], Memory]:
     model = Tiny(data.schema, seed=seed, dropout=0.3)
     memory, _ = train(model, data, one_by_one(4))
@@ -135,6 +158,56 @@ def test_reports_count_examples_and_time(data: DataSet) -> None:
     _, reports = train(Tiny(data.schema), data, one_by_one(4))
     assert [(report.day, report.examples_seen) for report in reports] == [(1, 10), (2, 20), (3, 30)]
     assert all(report.seconds > 0 and report.cpu_seconds > 0 for report in reports)
+
+
+def test_reports_tell_speed_and_flops(data: DataSet) -> None:
+    _, reports = train(Tiny(data.schema), data, one_by_one(3))
+    weights = 8 * WIDTH + WIDTH * 2  # Tiny's two layers; 2 FLOPs forward, 4 backward each
+    peak = peak_flops(torch.device("cpu"), "fp32")
+    assert peak is not None
+    for report in reports:
+        assert report.examples_per_s == pytest.approx(10 / report.seconds)
+        assert report.flops_per_example == 6 * weights
+        assert report.flops == pytest.approx(10 * 6 * weights)
+        assert report.mfu == pytest.approx(report.flops / report.seconds / peak)
+
+
+def test_flops_are_counted_in_the_middle_of_the_day(data: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[tuple[int, int]] = []
+
+    def note(model: Tiny, batch: Batch) -> Flops:
+        counted.append((batch.day, int(batch.example_id[0])))
+        return Flops(forward=8, backward=12, examples=len(batch), events=0)
+
+    monkeypatch.setattr(training, "count", note)
+    _, reports = train(Tiny(data.schema), data, one_by_one(3))
+    assert counted == [(1, 100_004), (2, 200_004)]  # the second of three batches
+    assert [report.flops_per_example for report in reports] == [5, 5]
+
+
+def test_time_of_counting_is_left_out(data: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(model: Tiny, batch: Batch) -> Flops:
+        time.sleep(0.5)
+        return Flops(forward=1, backward=1, examples=1, events=0)
+
+    monkeypatch.setattr(training, "count", slow)
+    began = time.perf_counter()
+    _, reports = train(Tiny(data.schema), data, one_by_one(2))
+    assert reports[0].seconds < time.perf_counter() - began - 0.5
+
+
+def test_without_a_known_peak_there_is_no_mfu(data: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "peak_flops", lambda device, precision: None)
+    _, reports = train(Tiny(data.schema), data, one_by_one(2))
+    assert reports[0].mfu is None and reports[0].flops_per_example > 0
+
+
+def test_the_last_line_of_a_day_tells_mfu(data: DataSet) -> None:
+    lines = io.StringIO()
+    module = DistillModule(Tiny(data.schema), {}, OptimizerConfig(), Memory())
+    callback = DayCallback(one_by_one(2), PlainProgress(lines), {1: 10}, "tiny")
+    fit(module, DayData(days_of(data), one_by_one(2)), callback)
+    assert re.fullmatch(r"tiny day 1: 10 examples in .* examples/s\), MFU \d+\.\d %\n", lines.getvalue())
 
 
 def fit_and_break(data: DataSet, error: BaseException) -> str:
