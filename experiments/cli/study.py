@@ -11,6 +11,7 @@ Tables are written under experiments/results; what is trained already is not tra
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from distill.progress import progress_on
@@ -67,4 +68,32 @@ def _ablation(args: argparse.Namespace) -> int:
     return 0
 
 
-_STUDIES = {"tune": _tune, "ablation": _ablation}
+def _scaling(args: argparse.Namespace) -> int:
+    from experiments.studies.scaling.file import read_scaling
+
+    study = read_scaling(args.file)
+    from experiments.studies.scaling.run import scale
+    from experiments.studies.scaling.show import print_scaling
+    from experiments.studies.text import study_console
+
+    print_scaling(scale(study, args.file, args.overrides, progress_on()), study_console())
+    return 0
+
+
+def _history(args: argparse.Namespace) -> int:
+    from experiments.studies.history.file import read_history
+
+    study = read_history(args.file)
+    from experiments.studies import green
+    from experiments.studies.history.run import remember
+    from experiments.studies.history.show import print_history
+    from experiments.studies.text import study_console
+
+    if not green.tests_pass():
+        print("distill: the tests of what is measured fail: nothing is measured", file=sys.stderr)
+        return 1
+    print_history(remember(study, args.file, args.overrides, progress_on()), study_console())
+    return 0
+
+
+_STUDIES = {"tune": _tune, "ablation": _ablation, "scaling": _scaling, "history": _history}

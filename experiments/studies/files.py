@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -145,3 +146,9 @@ def load_all(
     if problems:
         raise ConfigErrors(list(problems.values()))
     return loaded
+
+
+def hash_of(loaded: Mapping[str, LoadedConfig]) -> str:
+    """sha256 (hex) of the settings of all models of a study."""
+    hashes = {name: of.config_hash for name, of in loaded.items()}
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -116,28 +116,26 @@ class Cost:
 
     Attributes:
         params: numbers in dense parameters and tables.
-        flops_per_example: as the training counted them; None where it did not.
+        flops_per_example: of training on one example: forward and backward.
+        train_flops: of the whole training.
         cpu_seconds: processor time, s.
-        examples: trained on.
     """
 
     params: int
-    flops_per_example: float | None
+    flops_per_example: float
+    train_flops: float
     cpu_seconds: float
-    examples: int
 
     @staticmethod
     def of(reports: Sequence[Mapping[str, Any]]) -> Cost:
         """Several models that share the examples count together: their FLOPs are the mean over examples."""
         examples = [report["days"][-1]["examples_seen"] for report in reports]
-        flops = [report.get("flops_per_example") for report in reports]
-        known = [count for count in flops if count is not None]
-        total = sum(count * seen for count, seen in zip(known, examples, strict=False))
+        flops = sum(report["flops_per_example"] * n for report, n in zip(reports, examples, strict=True))
         return Cost(
             sum(report["dense_parameters"] + report["table_parameters"] for report in reports),
-            total / sum(examples) if len(known) == len(reports) else None,
+            flops / sum(examples),
+            sum(report["train_flops"] for report in reports),
             sum(report["cpu_seconds"] for report in reports),
-            sum(examples),
         )
 
 
@@ -241,7 +239,7 @@ def _alone(config: ExperimentConfig, name: str, folder: Path, seeds: Sequence[in
         config,
         output=str(folder),
         seeds=list(seeds),
-        teacher=replace(config.teacher, name=name),
+        teacher=replace(config.teacher, name=name, representation=None),
         students=[],
         channels={NONE: {}},
         floor=False,
@@ -253,17 +251,9 @@ def _surface_by_surface(config: ExperimentConfig, verticals: Sequence[str]) -> E
     """The teacher as a student of every vertical, on the teacher's days."""
     teacher = config.teacher
     assert teacher is not None
-    student = StudentConfig(
-        name=teacher.name,
-        architecture=teacher.architecture,
-        options=teacher.options,
-        verticals=list(verticals),
-        tasks=teacher.tasks,
-        features=teacher.features,
-        dense=teacher.dense,
-        channels=[NONE],
-        optimizer=teacher.optimizer,
-    )
+    both = {f.name for f in fields(teacher)} & {f.name for f in fields(StudentConfig)}
+    shared = {name: getattr(teacher, name) for name in both}
+    student = StudentConfig(**shared, verticals=list(verticals), channels=[NONE])
     days = replace(config.schedule, student_first_day=1, student_last_day=config.schedule.teacher_days)
     return replace(config, teacher=None, students=[student], schedule=days)
 

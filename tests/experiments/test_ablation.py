@@ -25,8 +25,9 @@ from distill.truth import Truth
 from experiments.__main__ import main
 from experiments.pipeline import environment
 from experiments.studies.ablation import choose, differences, run
-from experiments.studies.ablation.differences import best_peers, difference_rows, measured
+from experiments.studies.ablation.differences import best_peers, difference_rows
 from experiments.studies.ablation.file import read_ablation
+from experiments.studies.scoring import measured
 from tests.distill.prediction_data import TEACHER, predictions, write_run
 from tests.experiments import recompute
 from tests.experiments.tiny_experiment import TASKS, VERTICALS, write_days, write_experiment
@@ -176,6 +177,9 @@ def test_cost_is_the_models_own_and_of_all_surfaces_for_pooled_rows(done: Finish
         assert len(reports) == (2 if variant == "single_surface" else 1)
         assert int(row["params"]) == params(reports)
         assert float(row["cpu_seconds"]) == pytest.approx(sum(r["cpu_seconds"] for r in reports), rel=1e-5)
+        examples = [report["days"][-1]["examples_seen"] for report in reports]
+        flops = np.average([report["flops_per_example"] for report in reports], weights=examples)
+        assert float(row["flops_per_example"]) == pytest.approx(flops, rel=1e-5)
     one = int(done.rows["single_surface", "feed", "click", "1"]["params"])
     assert 2 * one == int(done.rows["single_surface", "pooled", "click", "1"]["params"])
     assert one == int(done.rows["gem", "feed", "click", "1"]["params"])

@@ -6,77 +6,23 @@ protocol's: Poisson bootstrap over users, paired by rows and seeds, plus the var
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scipy.special import logit
-
 from distill.cells import POOLED
-from distill.interval import Estimate, Statistic, combine, difference, ratio
-from distill.measure import Key, measure
-from distill.predictions import CellPredictions, Predictions
-from distill.rates import Rates
-from distill.truth import Truth
-from experiments.studies.trainings import SeedPredictions
+from distill.interval import Estimate, combine, difference, ratio
+from distill.measure import Key
+from experiments.studies.scoring import ORACLE, Measured
 
 MEASURES = ("ne", "auc")
 SHARE = "share_of_distance"
 """Measure of a row that says which share of the best peer's distance to the truth the model takes away."""
 
-BEST_PEER, ORACLE = "best_peer", "oracle"
+BEST_PEER = "best_peer"
 COLUMNS = (
     *("data", "variant", "against", "peer", "vertical", "task", "split", "measure"),
     *("gain", "low", "high", "seeds"),
 )
-
-Measured = Mapping[str, Mapping[Key, Statistic | None]]
-"""Model, or ORACLE, to its losses."""
-
-
-@dataclass(frozen=True)
-class OraclePredictions(SeedPredictions):
-    """The simulator's true probabilities as if they were a model's.
-
-    Attributes:
-        rows: predictions of the same rows.
-        truth: of these rows.
-    """
-
-    rows: CellPredictions
-    truth: Truth
-
-    def read(self, seed: int, splits: Iterable[str]) -> Predictions:
-        found = self.rows.read(seed, splits)
-        logits = {task: logit(self.truth.of(task, found.example_id)) for task in found.tasks}
-        return replace(found, logits=logits)
-
-
-def measured(
-    models: Mapping[str, CellPredictions],
-    verticals: Sequence[str],
-    rates: Rates,
-    split: str,
-    truth: Truth | None = None,
-) -> Measured:
-    """Losses of all models on the same rows of one split.
-
-    Args:
-        models: name to predictions of all surfaces, all of the same seeds.
-        verticals: the schema's.
-        rates: p of each (vertical or "pooled", task).
-        split: `tune` or `test`.
-        truth: the simulator's; None for real data.
-    """
-    sources = dict(models)
-    first = next(iter(models.values()))
-    if truth is not None:
-        cell = replace(first.cell, model=ORACLE, role=ORACLE)
-        sources[ORACLE] = OraclePredictions(cell, first.run_folder, first.seeds[:1], first, truth)
-    found = dict(zip(sources, measure(list(sources.values()), verticals, rates, split), strict=True))
-    if truth is not None:
-        found[ORACLE] = {key: of and of.shared_by(first.seeds) for key, of in found[ORACLE].items()}
-    return found
 
 
 def best_peers(tune: Measured, peers: Sequence[str]) -> dict[tuple[str, str], str]:

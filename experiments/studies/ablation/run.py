@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +16,8 @@ from experiments.pipeline.status import RunStatus
 from experiments.studies.ablation import differences
 from experiments.studies.ablation.choose import Trial, choose, trials_of
 from experiments.studies.ablation.file import Ablation
-from experiments.studies.files import load_all, overrides
-from experiments.studies.scoring import scored, truth_of
+from experiments.studies.files import hash_of, load_all, overrides
+from experiments.studies.scoring import measured, scored, truth_of
 from experiments.studies.tables import beside, replace_rows
 from experiments.studies.trainings import Model, open_model, train
 
@@ -79,7 +77,7 @@ def ablate(
     # With each tuned model's first trial: what is wrong with a variant shows before hours of trials.
     first = {name: trial for (name, number), trial in trials_of(study).items() if number == 0}
     loaded = _load_variants(study, path, common, first)
-    with RunStatus(Path(study.output), _study_hash(loaded), final) as step:
+    with RunStatus(Path(study.output), hash_of(loaded), final) as step:
         step("data")
         data = prepare(loaded[study.full].config.data, progress)
         _open(study, loaded, data, final is not None)  # refuses days that the data set does not have
@@ -88,7 +86,7 @@ def ablate(
         loaded = _load_variants(study, path, common, chosen)
         models = _open(study, loaded, data, final is not None)
         if final is not None:
-            trace_test_read(_study_hash(loaded), final)
+            trace_test_read(hash_of(loaded), final)
         step("train")
         train(models, "variants", progress)
         step("score")
@@ -125,12 +123,6 @@ def _open(study: Ablation, loaded: Mapping[str, LoadedConfig], data: DataSet, fi
     ]
 
 
-def _study_hash(loaded: Mapping[str, LoadedConfig]) -> str:
-    """Hash of the settings of all variants."""
-    hashes = {name: of.config_hash for name, of in loaded.items()}
-    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
-
-
 def _score(
     study: Ablation,
     models: Sequence[Model],
@@ -149,7 +141,7 @@ def _score(
     best: dict[tuple[str, str], str] = {}
     with progress.task("differences", total=len(splits), unit="splits") as bar:
         for split in splits:  # the tune days first: they name the best peer
-            of = differences.measured(sources, experiment.data.schema.verticals, rates, split, truth)
+            of = measured(sources, experiment.data.schema.verticals, rates, split, truth)
             best = best or differences.best_peers(of, study.peers)
             shared = {"data": study.data, "split": split}
             gains += differences.difference_rows(of, study.full, best, shared)

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from distill.cells import POOLED
-from experiments.studies.ablation.differences import BEST_PEER, ORACLE, SHARE
+from experiments.studies.ablation.differences import BEST_PEER, SHARE
 from experiments.studies.ablation.run import Ablated
+from experiments.studies.scoring import ORACLE
 from experiments.studies.text import (
     UNDEFINED,
     gain_text,

@@ -1,0 +1,1 @@
+"""The history study: what thousands of past events cost and bring."""

@@ -1,0 +1,1 @@
+"""The scaling study: sizes and history lengths of one architecture, and the law that their quality follows."""
