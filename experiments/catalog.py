@@ -40,7 +40,6 @@ for _role in (TEACHERS, STUDENTS):
         GEMConfig,
         "teachers.gem:build",
         "GEM: a Wukong tower over the features beside a sequence tower over the history",
-    reads=("content",),
         reads=("content",),
     )
     _role.add(

@@ -137,7 +137,7 @@ def test_what_should_be_quick_imports_nothing_slow(arguments: list[str]) -> None
         (
             ["ls", "students", "depfm"],
             2,
-            "students: got 'depfm', allowed: dcn_v2, deepfm, din, dlrm. Did you mean",
+            "students: got 'depfm', allowed: dcn_v2, deepfm, din, dlrm, gem. Did you mean",
         ),
         (["compare", "nowhere"], 2, "nowhere: got no such folder, allowed: a run folder"),
         (["report", "nowhere"], 2, "nowhere: got no such folder"),
@@ -259,8 +259,8 @@ def test_validate_prints_what_loads_to_the_same(tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
-        ("teachers", ["gem"]),
-        ("students", ["dcn_v2", "deepfm", "din", "dlrm"]),
+        ("teachers", ["dcn_v2", "deepfm", "din", "dlrm", "gem"]),
+        ("students", ["dcn_v2", "deepfm", "din", "dlrm", "gem"]),
         ("channels", ["ah", "single"]),
         ("sources", ["kuairand", "parquet", "simulator"]),
         ("kernels", ["embedding"]),
