@@ -8,10 +8,15 @@ import pytest
 import yaml
 
 import experiments.catalog  # noqa: F401  fills the registries
+from distill.config import TeacherConfig
 from distill.load_config import load_config, load_student, load_teacher
 from distill.registry import SOURCES
 from distill.schema import DayInfo, FeatureSchema, SparseFeature, Task
 from distill.sources.config import KUAIRAND_LOGS, KUAIRAND_USERS, KUAIRAND_VIDEOS
+from experiments.studies.ablation.file import read_ablation
+from experiments.studies.files import ComparisonFile, overrides
+from experiments.studies.history.file import LENGTH, read_history
+from experiments.studies.scaling.file import read_scaling
 from experiments.studies.tuning import read_tuning
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -19,7 +24,11 @@ FILES = sorted(EXPERIMENTS.rglob("*.yaml")) + sorted(EXPERIMENTS.rglob("*.yml"))
 STUDENTS = [path for path in FILES if path.parent.name == "students"]
 TEACHERS = [path for path in FILES if path.parent.name == "teachers"]
 TUNINGS = [path for path in FILES if path.parent.name == "tuning"]
-EXPERIMENT_FILES = [path for path in FILES if path not in [*STUDENTS, *TEACHERS, *TUNINGS]]
+ABLATIONS = [path for path in FILES if path.parent.name == "ablation"]
+SCALINGS = [path for path in FILES if path.parent.name == "scaling"]
+HISTORIES = [path for path in FILES if path.parent.name == "history"]
+STUDIES = [*TUNINGS, *ABLATIONS, *SCALINGS, *HISTORIES]
+EXPERIMENT_FILES = [path for path in FILES if path not in [*STUDENTS, *TEACHERS, *STUDIES]]
 
 
 @pytest.fixture
@@ -57,7 +66,53 @@ def test_teacher(path: Path) -> None:
 
 @pytest.mark.parametrize("path", TUNINGS, ids=lambda path: path.name)
 def test_tuning(path: Path) -> None:
-    assert read_tuning(path).experiment in EXPERIMENT_FILES
+    assert Path(read_tuning(path).experiment) in EXPERIMENT_FILES
+
+
+def loaded(study: ComparisonFile, root: Path, arguments: list[str]) -> TeacherConfig:
+    """The teacher of the study's experiment with these settings."""
+    assert Path(study.experiment) in EXPERIMENT_FILES
+    at = [f"data.root={root}"] if study.data == "kuairand" else []
+    teacher = load_config(study.experiment, [*overrides(study.set), *at, *arguments]).config.teacher
+    assert teacher is not None
+    return teacher
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.name)
+def test_ablation(path: Path, root: Path) -> None:
+    study = read_ablation(path)
+    assert study.data == path.stem and study.peers == ["din", "dcn_v2", "deepfm"]
+    for name in study.variants:
+        for trial in study.variants[name].trials or [{}]:
+            teacher = loaded(study, root, study.arguments(name, {name: trial}))
+            assert teacher.architecture == (name if name in study.peers else "gem")
+    assert {len(study.variants[name].trials) for name in study.tuned} == {6}
+    assert (study.seeds, study.tuning_seeds) == ([0, 1, 2, 3, 4], [100, 101, 102])
+
+
+def test_ablations_of_both_data_sets_ask_the_same() -> None:
+    one, other = (read_ablation(path) for path in ABLATIONS)
+    assert one.variants == other.variants and one.table == other.table
+
+
+@pytest.mark.parametrize("path", SCALINGS, ids=lambda path: path.name)
+def test_scaling(path: Path, root: Path) -> None:
+    study = read_scaling(path)
+    assert study.data == path.stem and list(study.sizes) == ["gem-xs", "gem-s", "gem-m", "gem-l", "gem-xl"]
+    assert len(study.histories) == 2
+    for size, file in study.sizes.items():
+        assert Path(file) in TEACHERS and Path(file).stem == size
+    loaded(study, root, [])
+
+
+@pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.name)
+def test_history(path: Path, root: Path) -> None:
+    study = read_history(path)
+    assert study.data == path.stem and study.variants["pyramid"].events == [50, 200, 1000, 4000]
+    for reader in study.variants.values():
+        for events in reader.events:
+            teacher = loaded(study, root, [*overrides(reader.set), f"{LENGTH}={events}"])
+            assert teacher.options["dim"] >= 32
 
 
 def test_the_demo_shows_what_there_is() -> None:
