@@ -227,7 +227,7 @@ def _own_interrupt() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Lightning's advice: worker processes (a day's stream needs none), its tips, its own outdated calls."""
+    """Without Lightning's tips, and without what it says of its own outdated calls."""
     loggers = [
         logging.getLogger(name) for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero")
     ]
@@ -245,8 +245,6 @@ def _quiet() -> Iterator[None]:
 
 
 _ADVICE = (
-    ".*does not have many workers.*",
     ".*Total length of `list` across ranks is zero.*",  # a day after which nothing is predicted
-    ".*`IterableDataset` has `__len__` defined.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
 )
