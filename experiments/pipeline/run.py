@@ -167,10 +167,12 @@ def train_student_job(experiment: Experiment, cell: Cell, seed: int, progress: P
 
 
 def _compute(experiment: Experiment) -> None:
-    """Registries and threads of a fresh process."""
+    """Registries, threads and compiler of a fresh process."""
     import experiments.catalog  # noqa: F401  fills the registries
 
     torch.set_num_threads(experiment.config.threads)
+    # A process may do several jobs; each compiles its own model, and torch compiles a function a few times at most.
+    torch.compiler.reset()
 
 
 def _rows(experiment: Experiment, vertical: str) -> int:

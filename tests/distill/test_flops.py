@@ -16,7 +16,6 @@ from distill import structured
 from distill.batch import Batch
 from distill.flops import Flops, count
 from distill.protocols import Architecture, Output
-from distill.schema import FeatureSchema
 from experiments.benchmarks.synthetic import ITEM, make_batch, make_schema
 from kernels.embedding import EmbeddingTables
 from kernels.jagged_attention import jagged_attention
@@ -174,15 +173,15 @@ class Attentive(Architecture):
         raise AssertionError("not trained here")
 
 
-def make_gem(schema: FeatureSchema = SCHEMA) -> Architecture:
+def make_gem(**options: Any) -> Architecture:
     sizes = {"fm_tokens": 3, "linear_tokens": 2, "rank": 2}
-    options = {"dim": 8, "history_length": 4, "layers": 2, "wukong": sizes, "mlp": [6, 5], "dropout": 0.1}
+    small = {"dim": 8, "history_length": 4, "layers": 2, "wukong": sizes, "mlp": [6, 5], "dropout": 0.1}
     return build_gem(
-        structured.build(GEMConfig, options),
-        schema=schema,
-        tasks=schema.task_names,
-        features=tuple(schema.sparse),
-        dense_features=schema.dense,
+        structured.build(GEMConfig, small | options),
+        schema=SCHEMA,
+        tasks=SCHEMA.task_names,
+        features=tuple(SCHEMA.sparse),
+        dense_features=SCHEMA.dense,
         seed=0,
         table_learning_rate=0.1,
     )
