@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from torch.utils.data import IterableDataset
 from adapters.autoencoder import Autoencoder
 from distill.cells import ALL, Cell
 from distill.checkpoint import file_hash, load_model, save_model
-from distill.config import ComputeConfig, OptimizerConfig, StudentConfig, TeacherConfig
+from distill.config import ComputeConfig, DelayedLabels, OptimizerConfig, StudentConfig, TeacherConfig
 from distill.dataset import DataSet
+from distill.delay import LabelRule, label_rule
 from distill.errors import UserError
 from distill.files import atomic_path
 from distill.log_files import LogManifest, RepresentationFacts, day_file, day_is_logged
@@ -37,6 +38,15 @@ from experiments.pipeline.experiment import Experiment
 from experiments.pipeline.recorder import LogRecorder, PredictionRecorder
 
 REPORT = "report.json"
+
+
+@dataclass(frozen=True)
+class Training:
+    """How one model is trained, of the fields of the same names in its config."""
+
+    optimizer: OptimizerConfig
+    compute: ComputeConfig
+    delayed_labels: DelayedLabels
 
 
 def is_done(experiment: Experiment, cell: Cell, seed: int) -> bool:
@@ -76,8 +86,7 @@ def train_teacher(experiment: Experiment, seed: int, progress: Progress) -> None
         seed,
         model,
         channels,
-        config.optimizer,
-        config.compute,
+        Training(config.optimizer, config.compute, config.delayed_labels),
         experiment.schedule.teacher_plan(),
         None,
         progress,
@@ -132,8 +141,8 @@ def train_student(
         else None
     )
     plan = experiment.schedule.student_plan()
-    compute = student.compute
-    _train(experiment, cell, seed, model, channels, optimizer, compute, plan, log, progress, lambda day: None)
+    training = Training(optimizer, student.compute, student.delayed_labels)
+    _train(experiment, cell, seed, model, channels, training, plan, log, progress, lambda day: None)
 
 
 def teacher_log(experiment: Experiment, seed: int, wanted: tuple[str, ...]) -> TeacherLog:
@@ -154,8 +163,7 @@ def _train(
     seed: int,
     model: Architecture,
     channels: Mapping[str, Channel],
-    optimizer: OptimizerConfig,
-    compute: ComputeConfig,
+    training: Training,
     plan: DayPlan,
     log: TeacherLog | None,
     progress: Progress,
@@ -169,8 +177,9 @@ def _train(
     for part in parts:
         part.set_base_rates(rates)
     recorder = PredictionRecorder()
-    module = DistillModule(model, channels, optimizer, recorder, compute)
-    days = _streams(experiment, model, optimizer.batch_size, domains, log)
+    module = DistillModule(model, channels, training.optimizer, recorder, training.compute)
+    labels = label_rule(training.delayed_labels, experiment.data)
+    days = _streams(experiment, model, training.optimizer.batch_size, domains, log, labels)
     cost = model_cost(model, days(counted_day(experiment.schedule, plan), False))
     title = f"{cell.model} {cell.vertical} {cell.channel} seed {seed}"
     callback = DayCallback(plan, progress, rows, title, after_day)
@@ -266,6 +275,7 @@ def _streams(
     batch_size: int,
     domains: Sequence[str] | None,
     log: TeacherLog | None,
+    labels: LabelRule | None = None,
 ) -> Callable[[int, bool], IterableDataset]:
     def days(day: int, training: bool) -> IterableDataset:
         return DayStream(
@@ -278,6 +288,7 @@ def _streams(
             content=model.content,
             domains=domains,
             teacher=log if training else None,
+            labels=labels if training else None,
         )
 
     return days

@@ -274,3 +274,18 @@ def test_student_that_asks_for_what_the_teacher_does_not_learn_is_refused_at_onc
     assert main(["run", str(config)]) == 2
     assert "got order, which the teacher does not learn; allowed: click" in capsys.readouterr().err
     assert not (tmp_path / "a" / "out").exists()
+
+
+def test_labels_that_are_not_final_yet_are_learnt_from_when_asked(cache: Path, tmp_path: Path) -> None:
+    """With the first days' outcomes counted, `weighted` trains on the rows of the late hours too."""
+    many = write_days(tmp_path / "many", rows=2400)
+    found = {}
+    for rule in ("matured", "weighted"):
+        config = small(tmp_path / rule, many, cache, students=[], teacher__delayed_labels=rule)
+        assert main(["teacher", str(config)]) == 0
+        out = tmp_path / rule / "out"
+        (cell,) = (out / "predictions").iterdir()
+        found[rule] = [predictions(out, cell.name, day) for day in (2, 5)]
+    # Before day 2 no outcome is counted, and both train on what is final.
+    assert found["matured"][0] == found["weighted"][0]
+    assert found["matured"][1] != found["weighted"][1]
