@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from torch.utils.data import IterableDataset
-
+from distill.batch import Batch
 from distill.flops import count
 from distill.protocols import Architecture
 from distill.schedule import DayPlan, Schedule
@@ -38,14 +38,14 @@ class ModelCost:
         }
 
 
-def model_cost(model: Architecture, stream: IterableDataset) -> ModelCost:
+def model_cost(model: Architecture, batches: Iterable[Batch]) -> ModelCost:
     """Count parameters and FLOPs; the model stays as it is.
 
     Args:
         model: any architecture.
-        stream: a day of its batches, the first of which is counted.
+        batches: a day of them, the first of which is counted.
     """
-    flops = count(model, next(iter(stream)))
+    flops = count(model, next(iter(batches)))
     return ModelCost(
         sum(parameter.numel() for parameter in dense_parameters(model)),
         model.tables.n_parameters,

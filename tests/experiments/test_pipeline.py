@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from experiments.__main__ import main
+from experiments.pipeline.cost import quantity
 from tests.experiments import recompute
 from tests.experiments.tiny_experiment import TASKS, VERTICALS, raw_rows, write_days, write_experiment
 
@@ -50,11 +51,13 @@ class Finished:
         data: folder of the data as it was written.
         config: the experiment file.
         printed: what the command wrote to standard output.
+        said: what it wrote to standard error.
     """
 
     data: Path
     config: Path
     printed: str
+    said: str
 
     @property
     def folder(self) -> Path:
@@ -69,6 +72,11 @@ class Finished:
     @cached_property
     def results(self) -> dict[str, Any]:
         return json.loads((self.folder / "results.json").read_text())
+
+    def report(self, model: str, vertical: str, channel: str) -> dict[str, Any]:
+        """What the training with seed 0 left behind."""
+        folder = self.folder / "checkpoints" / self.cells[model, vertical, channel] / "0"
+        return json.loads((folder / "report.json").read_text())
 
     def predictions(self, model: str, vertical: str, channel: str, seed: int) -> list[Path]:
         """Files that hold the rows of a vertical, or of all ("pooled"), of one model."""
@@ -90,10 +98,10 @@ def done(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """The experiment, run."""
     folder = tmp_path_factory.mktemp("run")
     config = write_experiment(folder / "one", data, folder / "cache")
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
+    printed, said = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(said):
         assert main(["run", str(config)]) == 0
-    return Finished(data, config, printed.getvalue())
+    return Finished(data, config, printed.getvalue(), said.getvalue())
 
 
 def files_of(folder: Path) -> set[str]:
@@ -243,6 +251,51 @@ def test_metrics_and_timing_tell_what_was_trained(done: Finished) -> None:
     timing = done.results["timing"]
     assert timing.keys() == {done.cells[place] for place in MODELS if place[0] != "logistic_regression"}
     assert timing[done.cells["small", "feed", "ah"]]["0"]["examples"] == sum(counts)
+
+
+def test_sizes_are_told_before_training(done: Finished) -> None:
+    titles = [line.partition(":")[0] for line in done.said.splitlines()]
+    sizes = [title for title in titles if title.endswith(" size")]
+    assert sizes == ["gem all size", "small feed size", "clicks feed size"]
+    assert titles.index("gem all size") < titles.index("gem all none seed 0 day 1")
+    assert titles.index("clicks feed size") < titles.index("small feed none seed 0 day 1")
+    (line,) = (line for line in done.said.splitlines() if line.startswith("small feed size: "))
+    found = re.fullmatch(
+        r".* s, dense parameters (\d+), in tables (\d.*), FLOPs per example (\d.*) forward, (\d.*) in training",
+        line,
+    )
+    assert found is not None
+    assert found[2] == quantity((240 + 60) * (4 + 4))
+    report = done.report("small", "feed", "ah")
+    assert found[1] == quantity(report["dense_parameters"])
+    assert found[3] == quantity(report["forward_flops_per_example"])
+    assert found[4] == quantity(report["flops_per_example"])
+
+
+def test_speed_and_flops_of_every_day_are_recorded(done: Finished) -> None:
+    cell_id = done.cells["small", "feed", "ah"]
+    report = done.report("small", "feed", "ah")
+    lines = [json.loads(line) for line in (done.folder / "metrics.jsonl").read_text().splitlines()]
+    days = [line for line in lines if line["cell_id"] == cell_id and line["seed"] == 0]
+    examples = np.diff([0, *(day["examples_seen"] for day in days)])
+    for day, count in zip(days, examples, strict=True):
+        assert day["examples_per_s"] == pytest.approx(count / day["seconds"])
+        assert day["flops_per_example"] == report["flops_per_example"], (
+            "without a history every day costs the same"
+        )
+        assert 0 < day["mfu"] < 1
+    assert report["train_flops"] == pytest.approx(report["flops_per_example"] * examples.sum())
+    timing = done.results["timing"][cell_id]["0"]
+    assert timing["flops_per_example"] == report["flops_per_example"]
+    assert timing["train_flops"] == report["train_flops"]
+
+
+def test_flops_of_the_teacher_grow_with_its_histories(done: Finished) -> None:
+    report = done.report("gem", "all", "none")
+    per_day = [day["flops_per_example"] for day in report["days"]]
+    assert per_day == sorted(per_day) and per_day[0] < per_day[-1]
+    # Counted on the last day before the tune days, whose histories are longer than on the first.
+    assert per_day[0] < report["flops_per_example"] < 1.2 * per_day[2]
 
 
 def test_status_versions_and_hash_are_recorded(done: Finished) -> None:
