@@ -21,8 +21,8 @@ from distill.errors import NonFiniteError, UserError, nearest
 from distill.protocols import Architecture, Channel, Output
 from distill.seeding import seeded
 
-_SLOWEST = 0.01
-"""Share of a new batch in the running statistics, once a hundred batches have been seen."""
+_NEWEST = 0.05
+"""Of a new batch in the running statistics, once twenty have been seen: a young teacher's taps grow fast."""
 
 _SMALLEST_SCALE = 1e-6
 
@@ -142,30 +142,30 @@ class Standardize(nn.Module):
     variance: Tensor
     steps: Tensor
     tap_of_column: Tensor
-    share: Tensor
+    spread: Tensor
 
     def __init__(self, widths: list[int]):
         super().__init__()
         columns = torch.tensor(widths)
-        share = (columns * len(widths) / columns.sum()).sqrt()
+        spread = (columns * len(widths) / columns.sum()).sqrt()
         self.widths = widths
         self.register_buffer("mean", torch.zeros(sum(widths)))
         self.register_buffer("variance", torch.ones(len(widths)))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("share", share, persistent=False)
+        self.register_buffer("spread", spread, persistent=False)
         places = torch.arange(len(widths)).repeat_interleave(columns)
         self.register_buffer("tap_of_column", places, persistent=False)
 
     def forward(self, taps: Tensor) -> Tensor:
         """[B, C] as they come to [B, C] of mean 0 and mean square 1 by the statistics so far."""
-        scale = self.variance.sqrt().clamp_min(_SMALLEST_SCALE) * self.share
+        scale = self.variance.sqrt().clamp_min(_SMALLEST_SCALE) * self.spread
         return (taps - self.mean) / scale[self.tap_of_column]
 
     @torch.no_grad()
     def update(self, taps: Tensor) -> None:
-        """Take a batch [B, C] into the statistics: a mean over the first hundred batches, a moving one after."""
+        """Take a batch [B, C] into the statistics: the mean of the first twenty batches, a moving one after."""
         self.steps += 1
-        weight = (1 / self.steps).clamp_min(_SLOWEST)
+        weight = (1 / self.steps).clamp_min(_NEWEST)
         moved = taps.mean(0) - self.mean
         variance = taps.var(0, correction=0) + (1 - weight) * moved.square()  # of old and new rows together
         self.mean += weight * moved

@@ -83,7 +83,7 @@ class RepresentationConfig:
     hidden: list[int] = field(default_factory=lambda: [128])
     prefixes: list[int] = field(default_factory=list)
     codec: Literal["fp16", "int8", "int4"] = "int8"
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
 
 
 @dataclass
