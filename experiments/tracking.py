@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal, Protocol
 
 import yaml
@@ -219,6 +220,7 @@ def _history(run: RecordedRun, cell: Cell) -> dict[int, dict[str, float]]:
 
 def _logged(run: RecordedRun, day: int, scores: list[DayScore]) -> dict[str, float]:
     logged: dict[str, float] = {"examples_seen": _examples_seen(run, scores[0], day), "day": day}
+    logged |= _speed(run, scores, day)
     of_curve: dict[str, list[float | None]] = defaultdict(list)
     for score in scores:
         for measure in MEASURES:
@@ -237,6 +239,16 @@ def _examples_seen(run: RecordedRun, score: DayScore, day: int) -> int:
     """Examples that the model had been trained on when it predicted the day; the same for every seed."""
     days = run.trainings[score.cell_id, score.seed]["days"]
     return max((trained["examples_seen"] for trained in days if trained["day"] < day), default=0)
+
+
+def _speed(run: RecordedRun, scores: list[DayScore], day: int) -> dict[str, float]:
+    """`training/examples_per_s` and `training/mfu` of the last day trained on, means over seeds; what is known."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for cell_id, seed in {(score.cell_id, score.seed) for score in scores}:
+        before = [trained for trained in run.trainings[cell_id, seed]["days"] if trained["day"] < day]
+        for name in ("examples_per_s", "mfu"):
+            found[name] += [trained[name] for trained in before[-1:] if trained.get(name) is not None]
+    return {f"training/{name}": fmean(values) for name, values in found.items() if values}
 
 
 def _table(rows: list[Row], history: Mapping[int, Mapping[str, float]]) -> dict[str, Any]:

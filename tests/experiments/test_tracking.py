@@ -123,6 +123,16 @@ def test_curves_agree_with_the_predictions(run: Path, student: list[dict[str, An
     )
 
 
+def test_speed_of_the_day_trained_before_is_a_curve(student: list[dict[str, Any]]) -> None:
+    days = {point["day"]: point for point in history(student) if "day" in point}
+    assert [days[n]["training/examples_per_s"] for n in (2, 3, 11)] == [
+        100.5,
+        200.5,
+        1000.5,
+    ]  # mean of two seeds
+    assert [days[n].get("training/mfu") for n in (2, 3)] == [None, pytest.approx(0.02)]
+
+
 def test_summary_equals_results(run: Path, student: list[dict[str, Any]]) -> None:
     cell, results, found = (
         cell_of(run, vertical="feed", channel="ah"),
