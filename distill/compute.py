@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 
 import torch
 
 from distill.batch import Batch
 from distill.config import ComputeConfig
+from distill.errors import UserError
 from distill.protocols import Architecture, Output
 
 Forward = Callable[[Batch], Output]
@@ -22,7 +25,12 @@ def forward_of(model: Architecture, compute: ComputeConfig) -> Forward:
 
     Returns:
         From a batch to its output, in float32 whatever the precision.
+
+    Raises:
+        UserError: compilation is wanted, and there is no C++ compiler.
     """
+    if compute.compile:
+        _require_compiler()
     # Tables are never part of a graph (kernels.embedding). What differs from batch to batch, as the number of events
     # does, is compiled once as it is, and at its first change for any size.
     called = torch.compile(model) if compute.compile else model
@@ -31,6 +39,16 @@ def forward_of(model: Architecture, compute: ComputeConfig) -> Forward:
         return called(batch)
 
     return _in_bf16(forward) if compute.precision == "bf16" else forward
+
+
+def _require_compiler() -> None:
+    """Before training, in words; torch would say it in the first batch."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise UserError(
+            f"compute.compile: got true, allowed: false, because there is no C++ compiler '{compiler}'. Install g++, "
+            "or name another one in the environment variable CXX"
+        )
 
 
 def _in_bf16(forward: Forward) -> Forward:

@@ -2,9 +2,9 @@
 
 Counted are the matrix products that the model's equations need, 2 FLOPs a multiply-add, on the real lengths of jagged
 rows (causal attention: only the scores that are seen). Not counted, as in torch's FlopCounterMode or because MFU asks
-for it (PaLM, arXiv 2204.02311, appendix B): sums, norms, activations and softmax; look-ups of embeddings and their
-update; whatever a backward pass computes a second time (activation checkpointing, the scores of flash attention); the
-losses and the channels of a student.
+for it (PaLM, arXiv 2204.02311, appendix B): sums (weighted ones of events too, `kernels.segments`), norms, activations
+and softmax; look-ups of embeddings and their update; whatever a backward pass computes a second time (activation
+checkpointing, the scores of flash attention); the losses and the channels of a student.
 
 The operators of `kernels` bring their formulas with them (`kernels/<operator>/flops.py`).
 """

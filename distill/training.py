@@ -114,8 +114,12 @@ class DayCallback(L.Callback):
     ) -> None:
         # Histories grow, within a day too; a stream that does not know its length is counted at its start.
         batches = trainer.num_training_batches
-        if batch_idx == (batches // 2 if isinstance(batches, int) else 0):
-            assert isinstance(module, DistillModule)
+        if batch_idx != (batches // 2 if isinstance(batches, int) else 0):
+            return
+        assert isinstance(module, DistillModule)
+        if (
+            module.model.history_length or not self.reports
+        ):  # without histories every day costs what the first does
             with self._watch.stopped():
                 self._flops_per_example = count(module.model, batch).per_example
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from distill.checkpoint import load_model, save_model
 from distill.compute import Forward, forward_of
 from distill.config import ComputeConfig, OptimizerConfig
+from distill.errors import UserError
 from distill.losses import label_loss
 from distill.module import DistillModule
 from distill.protocols import Architecture
@@ -140,6 +141,12 @@ def test_traced_with_its_gradients_gem_is_the_same(monkeypatch: pytest.MonkeyPat
     torch.testing.assert_close(
         predicted(traced, traced_forward), predicted(plain, forward), atol=1e-5, rtol=1e-5
     )
+
+
+def test_without_a_compiler_it_is_told_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UserError, match="compute.compile: got true, .* no C.. compiler 'no-such-compiler'"):
+        DistillModule(Tiny(small_schema()), {}, OptimizerConfig(), Memory(), COMPILED)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler")

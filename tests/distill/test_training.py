@@ -172,7 +172,11 @@ def test_reports_tell_speed_and_flops(data: DataSet) -> None:
         assert report.mfu == pytest.approx(report.flops / report.seconds / peak)
 
 
-def test_flops_are_counted_in_the_middle_of_the_day(data: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("history", [0, 4])
+def test_flops_are_counted_in_the_middle_of_the_day(
+    data: DataSet, history: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of every day with growing histories, else of the first."""
     counted: list[tuple[int, int]] = []
 
     def note(model: Tiny, batch: Batch) -> Flops:
@@ -180,8 +184,10 @@ def test_flops_are_counted_in_the_middle_of_the_day(data: DataSet, monkeypatch: 
         return Flops(forward=8, backward=12, examples=len(batch), events=0)
 
     monkeypatch.setattr(training, "count", note)
-    _, reports = train(Tiny(data.schema), data, one_by_one(3))
-    assert counted == [(1, 100_004), (2, 200_004)]  # the second of three batches
+    model = Tiny(data.schema)
+    model.history_length = history
+    _, reports = train(model, data, one_by_one(3))
+    assert counted == [(1, 100_004), (2, 200_004)][: 2 if history else 1]  # the second of three batches
     assert [report.flops_per_example for report in reports] == [5, 5]
 
 
