@@ -1,10 +1,12 @@
 """What the history holds of the item at hand, and how much of it: the target's attention without a softmax.
 
-    w_t = MLP([s_t ‖ q ‖ s_t ⊙ q])     one number for each event and each of m interests
-    o_m = sum over t of w_tm s_t       not normalised: two matching events say more than one (DIN, arXiv 1706.06978)
+    w_t = MLP([s_t ‖ q ‖ s_t ⊙ q])          one number for each event and each of m interests
+    o_m = (sum over t of w_tm s_t) / √T     two matching events say more than one
 
-A softmax would tell the mean of what matches and forget how much there was; next to it this is a token of another
-kind. Ours: several interests per target, and a sum of all events beside them, which tells how active the user is.
+A softmax would tell the mean of what matches and forget how much there was (DIN, arXiv 1706.06978, leaves it out for
+that reason); next to it this is a token of another kind. Ours: the root of the length below, since the plain sum of
+DIN grows without bounds where histories are long; several interests per target; and the sum of all events beside
+them, which tells how active the user is.
 
 Shape letters: B examples, T events of all histories (jagged), d width, m interests.
 """
@@ -43,7 +45,9 @@ class Interest(nn.Module):
         segments = Segments.of(offsets, len(tokens))
         weights = self.weights(tokens, target, segments)
         sums = [pool(tokens, segments, weight) for weight in weights.unbind(1)]
-        return torch.stack([*sums, pool(tokens, segments)], dim=1)
+        sums.append(pool(tokens, segments))
+        roots = segments.lengths.clamp_min(1).to(tokens.dtype).sqrt()
+        return torch.stack(sums, dim=1) / roots[:, None, None]
 
     def weights(self, tokens: Tensor, target: Tensor, segments: Segments) -> Tensor:
         """One number for every event and interest, [T, m]; arguments as above."""

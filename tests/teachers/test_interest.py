@@ -28,7 +28,7 @@ def restated(block: Interest, row: Tensor, target: Tensor) -> Tensor:
         weights = block.weigh.weight @ hidden + block.weigh.bias
         result[:-1] += weights[:, None] * event
         result[-1] += event
-    return result
+    return result / max(len(row), 1) ** 0.5
 
 
 @pytest.mark.parametrize("lengths", [[3, 0, 1, 2], [0, 0], [1]], ids=["some", "none", "one"])
@@ -41,12 +41,12 @@ def test_each_example_gets_weighted_sums_of_its_own_events(lengths: list[int]) -
     torch.testing.assert_close(block(tokens, offsets_of(lengths), target), torch.stack(expected))
 
 
-def test_two_equal_events_say_twice_as_much() -> None:
+def test_four_equal_events_say_twice_as_much_as_one() -> None:
     torch.manual_seed(0)
     block, event, target = Interest(DIM), torch.randn(1, DIM), torch.randn(1, DIM)
     once = block(event, offsets_of([1]), target)
-    twice = block(event.repeat(2, 1), offsets_of([2]), target)
-    torch.testing.assert_close(twice, 2 * once)
+    four = block(event.repeat(4, 1), offsets_of([4]), target)
+    torch.testing.assert_close(four, 2 * once)
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
