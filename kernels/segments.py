@@ -98,7 +98,7 @@ def pool(values: Tensor, segments: Segments, weights: Tensor | None = None) -> T
     """
     if weights is None:
         return _Pool.apply(values, segments)
-    return _WeightedPool.apply(values, weights, segments)
+    return _WeightedPool.apply(values, weights.to(values.dtype), segments)  # unlike ones meet under autocast
 
 
 def pool_mean(values: Tensor, segments: Segments) -> Tensor:

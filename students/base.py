@@ -127,6 +127,12 @@ class Student(Architecture):
         return torch.cat([flat, batch.dense], dim=1) if self.dense_features else flat
 
     def output(self, fields: Tensor, penultimate: Tensor) -> Output:
-        """Serving heads on the penultimate tap, and the taps every student has."""
+        """Serving heads on the penultimate tap, and the taps every student has.
+
+        Logits are computed in the heads' own precision, under autocast too: a loss is not computed from 8 bits.
+        """
         taps = {"embedding": fields.flatten(1), "penultimate": penultimate}
-        return Output(self.heads(penultimate), taps)
+        if not torch.is_autocast_enabled(penultimate.device.type):
+            return Output(self.heads(penultimate), taps)
+        with torch.autocast(penultimate.device.type, enabled=False):
+            return Output(self.heads(penultimate.to(self.heads.weight.dtype)), taps)

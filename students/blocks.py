@@ -209,8 +209,10 @@ class ActivationUnit(nn.Module):
         """Weights, float [T], of events [T, D] beside targets [B, D]."""
         of_event, of_target, of_difference, of_product = self.first.weight.chunk(4, dim=1)
         once = functional.linear(target, of_target - of_difference, self.first.bias)
-        x = spread(once, segments).addmm_(events, (of_event + of_difference).t())
-        x = x.addmm_(events * spread(target, segments), of_product.t())
+        # Autocast casts nothing for operations in place: `once` says in which type to compute.
+        x, products = spread(once, segments), events * spread(target, segments)
+        x = x.addmm_(events.to(x.dtype), (of_event + of_difference).t().to(x.dtype))
+        x = x.addmm_(products.to(x.dtype), of_product.t().to(x.dtype))
         x = self.between(x)
         if isinstance(self.activation, PReLU):
             # a * x + (1 - a) * relu(x), then a linear layer: two products with vectors, no pass over [T, W].

@@ -63,7 +63,7 @@ def predicted(model: Architecture, forward: Forward) -> Tensor:
         return forward(make_batch(model.schema, LENGTHS[0], 0)).logits
 
 
-@pytest.mark.parametrize("name", ["gem", "dcn_v2", "attentive"])
+@pytest.mark.parametrize("name", MODELS)
 def test_bf16_trains_and_predicts_as_fp32_does(name: str) -> None:
     exact, forward, losses = trained(MODELS[name], FP32)
     rounded, rounded_forward, near = trained(MODELS[name], BF16)
@@ -74,7 +74,7 @@ def test_bf16_trains_and_predicts_as_fp32_does(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["gem", "dcn_v2"])
+@pytest.mark.parametrize("name", ["gem", "din", "dcn_v2"])
 def test_bf16_hands_on_float32_and_keeps_float32(name: str) -> None:
     model = MODELS[name]()
     inside: set[torch.dtype] = set()

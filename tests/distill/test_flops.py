@@ -175,7 +175,15 @@ class Attentive(Architecture):
 
 def make_gem(**options: Any) -> Architecture:
     sizes = {"fm_tokens": 3, "linear_tokens": 2, "rank": 2}
-    small = {"dim": 8, "history_length": 4, "layers": 2, "wukong": sizes, "mlp": [6, 5], "dropout": 0.1}
+    small: dict[str, Any] = {
+        "dim": 8,
+        "history_length": 4,
+        "layers": 2,
+        "wukong": sizes,
+        "mlp": [6, 5],
+        "dropout": 0.1,
+    }
+    small["summaries"] = {"interests": 1}
     return build_gem(
         structured.build(GEMConfig, small | options),
         schema=SCHEMA,
