@@ -1,10 +1,5 @@
 """Answer one question with a table: settings, the worth of every part, a scaling law, long histories.
 
-    tune      which settings: equal trials for every channel set
-    ablation  which parts of a model are worth their place, and does it beat tuned peers
-    scaling   how quality grows with compute and parameters
-    history   what thousands of events cost and bring
-
 Tables are written under experiments/results; what is trained already is not trained again.
 """
 
@@ -14,29 +9,44 @@ import argparse
 import sys
 from pathlib import Path
 
+from distill.fields import describe
 from distill.progress import progress_on
 from experiments.cli.common import add_final, add_set
+from experiments.studies.ablation.file import Ablation, Variant, read_ablation
+from experiments.studies.history.file import History, Reader, read_history
+from experiments.studies.scaling.file import Scaling, read_scaling
 
-SET_EXAMPLES = "data.root=FOLDER"
+SUMMARIES = {
+    "tune": "equal trials for every channel set, on the tune days, seeds 100-102",
+    "ablation": "a full model against itself without one part, and against tuned peers",
+    "scaling": "sizes and history lengths, and the law that their quality follows",
+    "history": "what thousands of past events cost and bring",
+}
+EXAMPLES = {
+    "tune": "experiments/tuning/kuairand.yaml",
+    "ablation": "experiments/ablation/kuairand.yaml",
+    "scaling": "experiments/scaling/simulator.yaml",
+    "history": "experiments/history/simulator.yaml",
+}
+FILES = {"ablation": (Ablation, Variant), "scaling": (Scaling, None), "history": (History, Reader)}
+"""Study to the form of its file, and of each of its variants."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The study and its file."""
+    """The study and its file; the keys of the file are the epilogue."""
     studies = parser.add_subparsers(dest="study", metavar="STUDY", required=True)
-    tune = studies.add_parser(
-        "tune", help="equal trials for every channel set, on the tune days, seeds 100-102"
-    )
-    ablation = studies.add_parser(
-        "ablation", help="a full model against itself without one part, and against tuned peers"
-    )
-    scaling = studies.add_parser("scaling", help="sizes and history lengths, and the law that they follow")
-    history = studies.add_parser("history", help="cost and quality of thousands of past events")
-    for name, study in (("tuning", tune), ("ablation", ablation), ("scaling", scaling), ("history", history)):
-        example = f"experiments/{name}/{'simulator' if name == 'history' else 'kuairand'}.yaml"
-        study.add_argument("file", metavar="FILE", type=Path, help=f"{name} file, such as {example}")
-    for study in (ablation, scaling, history):
-        add_set(study, SET_EXAMPLES)
-    add_final(ablation)
+    for name, summary in SUMMARIES.items():
+        study = studies.add_parser(
+            name, help=summary, description=summary, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        study.add_argument("file", metavar="FILE", type=Path, help=f"such as {EXAMPLES[name]}")
+        if name in FILES:
+            form, variant = FILES[name]
+            study.epilog = f"keys of the file:\n{describe(form)}"
+            study.epilog += f"\n\nkeys of each variant:\n{describe(variant)}" if variant else ""
+            add_set(study, "data.root=FOLDER")
+        if name == "ablation":
+            add_final(study)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,8 +67,6 @@ def _tune(args: argparse.Namespace) -> int:
 
 
 def _ablation(args: argparse.Namespace) -> int:
-    from experiments.studies.ablation.file import read_ablation
-
     study = read_ablation(args.file)
     from experiments.studies.ablation.run import ablate
     from experiments.studies.ablation.show import print_ablation
@@ -69,8 +77,6 @@ def _ablation(args: argparse.Namespace) -> int:
 
 
 def _scaling(args: argparse.Namespace) -> int:
-    from experiments.studies.scaling.file import read_scaling
-
     study = read_scaling(args.file)
     from experiments.studies.scaling.run import scale
     from experiments.studies.scaling.show import print_scaling
@@ -81,8 +87,6 @@ def _scaling(args: argparse.Namespace) -> int:
 
 
 def _history(args: argparse.Namespace) -> int:
-    from experiments.studies.history.file import read_history
-
     study = read_history(args.file)
     from experiments.studies import green
     from experiments.studies.history.run import remember

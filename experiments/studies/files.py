@@ -20,6 +20,7 @@ from distill.strict_yaml import Document, KeyPath, read
 from distill.structured import build, checked
 
 TEACHER_KEYS = "teacher."
+_SHOWN = 80  # characters of a place that a message repeats
 
 
 @dataclass
@@ -111,6 +112,12 @@ def check_teacher_keys(settings: Mapping[str, Any], path: KeyPath, findings: Fin
             findings.add((*path, key), f"the key {key}", allowed)
 
 
+def unequal(trials: Mapping[str, Sequence[Any]]) -> str:
+    """What to say when not everybody has the same number of trials; empty when everybody has."""
+    counts = {name: len(given) for name, given in trials.items()}
+    return "" if len(set(counts.values())) <= 1 else ", ".join(f"{n} of {name}" for name, n in counts.items())
+
+
 def overrides(settings: Mapping[str, Any]) -> list[str]:
     """`--set` arguments of a mapping from keys to values."""
     # JSON is YAML on one line.
@@ -141,7 +148,9 @@ def load_all(
             loaded[name] = load_config(study.experiment, [*common, *arguments])
         except ConfigErrors as error:
             for problem in error.problems:
-                found = replace(problem, file=f"{path}: {name}: {problem.file}")
+                # A whole teacher given by --set would fill the screen.
+                place = problem.file if len(problem.file) <= _SHOWN else f"{problem.file[:_SHOWN]}…"
+                found = replace(problem, file=f"{path}: {name}: {place}")
                 problems.setdefault((problem.file, problem.key, problem.got or problem.hint), found)
     if problems:
         raise ConfigErrors(list(problems.values()))

@@ -1,4 +1,4 @@
-"""Pictures of studies: panels side by side, points with intervals and fitted lines, in one SVG file.
+"""Pictures of studies: panels side by side, points with intervals and lines, in one SVG file.
 
 Unlike the report's pictures they stand alone: colours and letters are part of the file, on a light background, readable
 at 700 pixels.
@@ -39,7 +39,7 @@ text { font: 12px system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue"
 .paper { fill: #fdfdfc; } .grid { stroke: #dfe1e5; } .axis { stroke: #5f646d; }
 .whisker { stroke: currentColor; stroke-width: 1.6; fill: none; stroke-linecap: round; }
 .curve { stroke: currentColor; stroke-width: 1.6; fill: none; opacity: .6; stroke-dasharray: 5 3; }
-.joined { stroke: currentColor; stroke-width: 1.6; fill: none; } .dot { fill: currentColor; }
+.zero { stroke: #1b1d21; } .joined { stroke: currentColor; stroke-width: 1.6; fill: none; } .dot { fill: currentColor; }
 """
 
 
@@ -108,18 +108,30 @@ def write_panels(path: Path, heading: str, note: str, panels: Sequence[Panel]) -
     names = list(dict.fromkeys(series.name for panel in panels for series in panel.series))
     width = (WIDTH - _GAP * (len(panels) - 1)) / len(panels)
     drawn = [_panel(panel, number * (width + _GAP), width, names) for number, panel in enumerate(panels)]
+    write_picture(path, _HEIGHT, heading, note, [_legend(names), *drawn])
+
+
+def write_picture(path: Path, height: float, heading: str, note: str, drawn: Sequence[str]) -> None:
+    """Write a picture that stands alone, `WIDTH` wide.
+
+    Args:
+        path: the SVG file.
+        height: of the picture.
+        heading: above everything, and what the picture says to those who do not see it.
+        note: below everything.
+        drawn: SVG.
+    """
     content = tag(
         "svg",
         tag("style", _STYLE),
-        tag("rect", width=WIDTH, height=_HEIGHT, class_="paper"),
+        tag("rect", width=WIDTH, height=height, class_="paper"),
         text(8, 18, heading, class_="title"),
-        _legend(names),
         *drawn,
-        text(8, _HEIGHT - 8, note, class_="quiet"),
+        text(8, height - 8, note, class_="quiet"),
         xmlns="http://www.w3.org/2000/svg",
-        viewBox=f"0 0 {WIDTH:g} {_HEIGHT:g}",
+        viewBox=f"0 0 {WIDTH:g} {height:g}",
         width=WIDTH,
-        height=_HEIGHT,
+        height=height,
         role="img",
         aria_label=heading,
     )

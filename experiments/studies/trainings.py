@@ -217,6 +217,8 @@ def train(models: Sequence[Model], title: str, progress: Progress) -> None:
 
 
 def _train(training: Training, progress: Progress) -> None:
+    import experiments.catalog  # noqa: F401  fills the registries of a fresh process
+
     experiment, cell, seed = training.experiment, training.cell, training.seed
     if cell != experiment.teacher_cell:
         train_student_job(experiment, cell, seed, progress)

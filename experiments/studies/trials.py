@@ -5,9 +5,8 @@ Free of torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
 
 from distill.cells import ALL
 from distill.predictions import UNKNOWN, CellPredictions
@@ -32,9 +31,3 @@ def macro_logloss(sources: Sequence[CellPredictions], verticals: Sequence[str]) 
                     known = rows.labels[task] != UNKNOWN
                     losses.append(logloss(rows.logits[task][known], rows.labels[task][known]))
     return fmean(losses)
-
-
-def unequal(trials: Mapping[str, Sequence[Any]]) -> str:
-    """What to say when not everybody has the same number of trials; empty when everybody has."""
-    counts = {name: len(given) for name, given in trials.items()}
-    return "" if len(set(counts.values())) <= 1 else ", ".join(f"{n} of {name}" for name, n in counts.items())

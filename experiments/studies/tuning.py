@@ -22,10 +22,10 @@ from experiments.pipeline import jobs
 from experiments.pipeline.environment import git_commit
 from experiments.pipeline.experiment import Experiment
 from experiments.pipeline.run import open_experiment, run_cells
-from experiments.studies.files import StudyFile, overrides, read_study
+from experiments.studies.files import StudyFile, overrides, read_study, unequal
 from experiments.studies.tables import append_row, read_table
 from experiments.studies.trainings import SeedPredictions
-from experiments.studies.trials import macro_logloss, unequal
+from experiments.studies.trials import macro_logloss
 
 COLUMNS = ("role", "channel", "trial", "settings", "macro_logloss", "seeds", "git_commit")
 TEACHER = "teacher"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -33,6 +34,7 @@ from tests.experiments import recompute
 from tests.experiments.tiny_experiment import TASKS, VERTICALS, write_days, write_experiment
 
 SEEDS = (0, 1)
+SVG = "{http://www.w3.org/2000/svg}"
 STUDY: dict[str, Any] = {
     "data": "tiny",
     "seeds": [0, 1],
@@ -257,6 +259,29 @@ def test_a_person_reads_scores_gains_and_bars(done: Finished) -> None:
     assert sum("over din, the best tuned peer" in line for line in bars) == len(TASKS)
     for part in ("no_layers", "single_surface"):
         assert sum(line.startswith(f"{part}: ") for line in lines) == 1
+
+
+def test_the_picture_has_a_mark_for_every_model_and_task(done: Finished) -> None:
+    root = ElementTree.parse(done.folder / "gem_ablation_tiny.svg").getroot()
+    assert len(root.findall(f".//{SVG}circle[@class='dot']")) == 3 * len(TASKS)
+    texts = {element.text for element in root.iter(f"{SVG}text")}
+    assert {"din", "no_layers", "single_surface", *TASKS} <= texts and "best_peer" not in texts
+    assert done.printed.splitlines()[-1] == f"Picture: {done.folder / 'gem_ablation_tiny.svg'}"
+
+
+def test_an_interrupted_study_says_so_and_can_go_on(
+    done: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(choose, "train", interrupted)
+    study = write_study(tmp_path, done.folder.parent / "base" / "tiny.yaml")
+    assert main(["study", "ablation", str(study)]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "distill: interrupted"
+    status = json.loads((tmp_path / "runs" / "status.json").read_text())
+    assert (status["state"], status["step"]) == ("interrupted", "trials")
+    assert not list(tmp_path.glob("*.csv"))
 
 
 def test_what_is_done_is_not_done_again(done: Finished) -> None:

@@ -198,7 +198,8 @@ def write_study(folder: Path, base: Path, **changes: Any) -> Path:
 def done(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder = tmp_path_factory.mktemp("scaling")
     data = write_days(folder / "data", rows=200)
-    write_experiment(folder / "base", data, folder / "cache")
+    # Two workers: in processes of their own, as trainings of real studies are.
+    write_experiment(folder / "base", data, folder / "cache", workers=2)
     study = write_study(folder / "study", folder / "base")
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):

@@ -55,7 +55,7 @@ def choose(
     scores = _scores(study, models)
     best = {
         name: min((trial for trial in scores if trial[0] == name), key=lambda trial: scores[trial])
-        for name in {name for name, _ in models}
+        for name in dict.fromkeys(name for name, _ in models)
     }
     return {name: trials_of(study)[trial] for name, trial in best.items()}
 

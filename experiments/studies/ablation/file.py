@@ -16,8 +16,8 @@ from experiments.studies.files import (
     check_teacher_keys,
     overrides,
     read_study,
+    unequal,
 )
-from experiments.studies.trials import unequal
 
 
 @dataclass

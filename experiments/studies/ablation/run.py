@@ -16,6 +16,7 @@ from experiments.pipeline.status import RunStatus
 from experiments.studies.ablation import differences
 from experiments.studies.ablation.choose import Trial, choose, trials_of
 from experiments.studies.ablation.file import Ablation
+from experiments.studies.ablation.picture import ablation_picture
 from experiments.studies.files import hash_of, load_all, overrides
 from experiments.studies.scoring import measured, scored, truth_of
 from experiments.studies.tables import beside, replace_rows
@@ -47,6 +48,7 @@ class Ablated:
         chosen: tuned model to the trial taken.
         rows: with `COLUMNS`, every split.
         differences: with `differences.COLUMNS`, every split.
+        picture: the SVG that was written.
     """
 
     study: Ablation
@@ -54,6 +56,7 @@ class Ablated:
     chosen: Mapping[str, Mapping[str, Any]]
     rows: list[dict[str, Any]]
     differences: list[dict[str, Any]]
+    picture: Path
 
 
 def ablate(
@@ -149,4 +152,6 @@ def _score(
     table = Path(study.table)
     replace_rows(table, COLUMNS, rows, ("data", "split"))
     replace_rows(beside(table, "differences"), differences.COLUMNS, gains, ("data", "split"))
-    return Ablated(study, splits[-1], chosen, rows, gains)
+    picture = table.with_name(f"{table.stem}_{study.data}.svg")
+    ablation_picture(study, [row for row in gains if row["split"] == splits[-1]], picture)
+    return Ablated(study, splits[-1], chosen, rows, gains, picture)

@@ -43,6 +43,7 @@ def print_ablation(found: Ablated, console: Console) -> None:
     for line in verdicts(found):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(_LEGEND.format(full=study.full), highlight=False, markup=False, soft_wrap=True)
+    console.print(f"Picture: {found.picture}", highlight=False, markup=False, soft_wrap=True)
 
 
 _SPLITS = {"tune": "development scores (tune days)", "test": "final scores (test days)"}
@@ -78,7 +79,12 @@ def _worst_surfaces(gains: Sequence[Row]) -> Iterator[str]:
     for row in bad:
         yield f"{_word(False)} AUC on {row['vertical']}, {row['task']}: {interval_text(row)} over {row['peer']}"
     if rows and not bad:
-        yield f"{_word(True)} no surface's interval of the AUC gain over the best peer lies below {WORST_SURFACE}"
+        widest = max(rows, key=lambda row: row["high"] - row["low"])
+        half = (widest["high"] - widest["low"]) / 2
+        yield (
+            f"{_word(True)} no surface's interval of the AUC gain over the best peer lies below {WORST_SURFACE} "
+            f"(the widest, {widest['vertical']}, {widest['task']}: ±{half:.4f})"
+        )
 
 
 def _truth(gains: Sequence[Row]) -> Iterator[str]:

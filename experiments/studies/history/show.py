@@ -38,7 +38,7 @@ def print_history(found: Remembered, console: Console) -> None:
 
 
 _LEGEND = """
-gain: over the variant's shortest history, above 0 is better; over the first variant at the same length.
+gain: over the variant's shortest history, and over the first variant at the same length; above 0 is better.
 * its 95 % interval (paired by user and seed) excludes 0."""
 
 
@@ -83,12 +83,10 @@ def _costs(found: Remembered) -> Table:
 
 
 def _quality(found: Remembered, task: str) -> Table:
-    first = next(iter(found.study.variants))
-    table = new_table(
-        f"{task}, pooled",
-        ["variant"],
-        ["events", "NE", "gain", f"gain over {first}", "AUC", "gain", f"gain over {first}"],
-    )
+    first = found.study.trained[0][0]
+    several = len({name for name, _ in found.study.trained}) > 1
+    over = [f"gain over {first}"] if several else []
+    table = new_table(f"{task}, pooled", ["variant"], ["events", "NE", "gain", *over, "AUC", "gain", *over])
     for name, events in found.study.trained:
         cells = []
         for measure in ("ne", "auc"):
@@ -99,7 +97,8 @@ def _quality(found: Remembered, task: str) -> Table:
             ]
             cells.append(number(fmean(values), 4) if None not in values else UNDEFINED)
             shortest = (name, found.study.variants[name].lengths[0])
-            cells += [_gain(found, (name, events), of, task, measure) for of in (shortest, (first, events))]
+            others = [shortest, (first, events)] if several else [shortest]
+            cells += [_gain(found, (name, events), of, task, measure) for of in others]
         table.add_row(name, f"{events:,}", *cells)
     return table
 
