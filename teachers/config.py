@@ -141,7 +141,7 @@ class GEMConfig:
         history_length: last events of the user that are read; 0 leaves the sequence tower out.
         layers: Wukong layers; 0 hands the tokens to the trunk as they are.
         interleave: InterFormer: the towers exchange summaries in every layer; otherwise the history is summarised once.
-        skip: the features' tokens reach the trunk beside what the towers made of them.
+        skip: the features' tokens reach the trunk beside what the towers made of them, for which a gate opens from 0.
         mlp: widths of the trunk after the towers; the last one is the penultimate tap.
         dropout: in the trunk.
         conditional: task to the task without which it cannot happen, such as conversion to click: its head predicts

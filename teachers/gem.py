@@ -96,7 +96,8 @@ class GEM(Architecture):
             tokens += self.interest.tokens
         form = InterleavedTowers if config.interleave else SeparateTowers
         self.towers: Towers = form(config, tokens)
-        self.skip = config.skip
+        # From 0, so that the trunk starts on plain tokens and opens to the towers as they learn (ours).
+        self.opening = nn.Parameter(torch.zeros(dim)) if config.skip else None
         width = (self.towers.tokens_out + (tokens if config.skip else 0)) * dim
         self.trunk = Trunk(config, width, domains, len(self.tasks))
         self.heads = TaskHeads(config.mlp[-1], domains, self.tasks, config.surfaces.heads, config.conditional)
@@ -130,7 +131,9 @@ class GEM(Architecture):
             if self.interest is not None:
                 x = torch.cat([x, self.interest(history.tokens, history.offsets, history.target)], dim=1)
         outputs = self.towers(x, history)
-        cross = torch.cat([outputs[-1], x], dim=1) if self.skip else outputs[-1]
+        cross = outputs[-1]
+        if self.opening is not None:
+            cross = torch.cat([cross * self.opening, x], dim=1)
         hidden = self.trunk(cross.flatten(1), batch.domain)
         taps = {
             "embedding": [rows],

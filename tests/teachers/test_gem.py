@@ -96,13 +96,13 @@ def test_logits_and_taps_have_their_widths_and_train(lengths: list[int], options
     "form", ["first form", "skip", "pyramid", "window", "conditional", "interleaved", "all"]
 )
 def test_every_parameter_and_table_is_trained(form: str) -> None:
-    """Two steps: some blocks start behind a gate of zero, and what lies behind it learns from the second step on."""
+    """A few steps: some blocks start behind a gate of zero, or two, and learn from the step after it opens."""
     schema = schema_of()
     model, batch = make_gem(schema, **FORMS[form]), make_batch(schema, [4] * 128, seed=1)
     before = model.tables.export()
     start = {name: p.detach().clone() for name, p in model.named_parameters()}
     adam = torch.optim.Adam(model.parameters(), lr=0.01)
-    for _ in range(3):
+    for _ in range(4):
         adam.zero_grad()
         label_loss(model(batch).logits, batch.labels, batch.label_mask).backward()
         adam.step()
@@ -129,6 +129,17 @@ def test_history_matters_and_without_its_length_it_does_not() -> None:
     assert not torch.allclose(rich(batch).logits, rich(other).logits)
     assert torch.equal(thin(batch).logits, thin(replace(batch, history=None)).logits)
     assert not hasattr(thin, "events")
+
+
+def test_trunk_starts_on_the_plain_tokens_when_they_skip_the_towers() -> None:
+    schema = schema_of()
+    batch = make_batch(schema, LENGTHS, seed=1)
+    model = make_gem(schema, **FORMS["skip"]).eval()
+    before = model(batch).logits
+    with torch.no_grad():
+        for parameter in model.towers.interactions.parameters():
+            parameter.normal_()
+    assert torch.equal(model(batch).logits, before)
 
 
 def test_without_dense_features() -> None:
