@@ -97,8 +97,10 @@ class GEM(Architecture):
         form = InterleavedTowers if config.interleave else SeparateTowers
         self.towers: Towers = form(config, tokens)
         # From 0, so that the trunk starts on plain tokens and opens to the towers as they learn (ours).
-        self.opening = nn.Parameter(torch.zeros(dim)) if config.skip else None
-        width = (self.towers.tokens_out + (tokens if config.skip else 0)) * dim
+        skip = config.skip and bool(config.layers)
+        self.opening = nn.Parameter(torch.zeros(dim)) if skip else None
+        first, last = self.towers.widths[0], self.towers.widths[-1]
+        width = (last + self.towers.summary_tokens + (first if skip else 0)) * dim
         self.trunk = Trunk(config, width, domains, len(self.tasks))
         self.heads = TaskHeads(config.mlp[-1], domains, self.tasks, config.surfaces.heads, config.conditional)
         self.places = {
@@ -113,7 +115,7 @@ class GEM(Architecture):
         user = len(self.places["user"]) + bool(self.history_length)
         item = len(self.places["item"]) + len(self.content)
         widths = {"embedding": len(self.features), "user": user, "item": item}
-        widths |= {f"interaction_{n}": tokens for n, tokens in enumerate(self.towers.widths, start=1)}
+        widths |= {f"interaction_{n}": tokens for n, tokens in enumerate(self.towers.widths[1:], start=1)}
         taps = {name: tokens * config.dim for name, tokens in widths.items() if tokens}
         return taps | {"cross": cross, "penultimate": self.trunk.width}
 
@@ -130,10 +132,9 @@ class GEM(Architecture):
             history = self._history(batch, past, embedded.events, rows[:, self.item_place])
             if self.interest is not None:
                 x = torch.cat([x, self.interest(history.tokens, history.offsets, history.target)], dim=1)
-        outputs = self.towers(x, history)
-        cross = outputs[-1]
-        if self.opening is not None:
-            cross = torch.cat([cross * self.opening, x], dim=1)
+        outputs, summary = self.towers(x, history)
+        last = [outputs[-1]] if self.opening is None else [outputs[-1] * self.opening, outputs[0]]
+        cross = torch.cat(last + summary, dim=1)
         hidden = self.trunk(cross.flatten(1), batch.domain)
         taps = {
             "embedding": [rows],
@@ -142,7 +143,7 @@ class GEM(Architecture):
             "cross": [cross],
             "penultimate": [hidden],
         }
-        taps |= {f"interaction_{n}": [out] for n, out in enumerate(outputs[1:-1], start=1)}
+        taps |= {f"interaction_{n}": [out] for n, out in enumerate(outputs[1:], start=1)}
         flat = {name: _flat(parts) for name, parts in taps.items() if name in self.tap_widths}
         return Output(self.heads(hidden, batch.domain), flat)
 

@@ -40,12 +40,12 @@ class Towers(nn.Module):
     """Base of both forms: a stack of Wukong layers, with cross-layer attention if asked for.
 
     Attributes:
-        tokens_out: tokens that come out for the trunk.
-        widths: tokens that come out of each layer.
+        widths: tokens before the first layer, and after each.
+        summary_tokens: tokens about the history that come out beside those of the last layer.
     """
 
-    tokens_out: int
     widths: list[int]
+    summary_tokens: int
 
     def __init__(self, config: GEMConfig):
         super().__init__()
@@ -55,7 +55,7 @@ class Towers(nn.Module):
             for _ in range(config.layers if config.wukong.cross_layer else 0)
         )
 
-    def forward(self, x: Tensor, history: History | None) -> list[Tensor]:
+    def forward(self, x: Tensor, history: History | None) -> tuple[list[Tensor], list[Tensor]]:
         """What the layers make of features and history.
 
         Args:
@@ -63,7 +63,8 @@ class Towers(nn.Module):
             history: None without one.
 
         Returns:
-            Tokens [B, ., d] before the first layer, after each layer, and last those for the trunk.
+            Tokens [B, ., d] before the first layer and after each; and in a list of at most one, those about the
+            history that are not among them.
         """
         raise NotImplementedError
 
@@ -98,20 +99,18 @@ class SeparateTowers(Towers):
             summaries = [_sequence_summary(config) for _ in range(len(config.pyramid.keep) or 1)]
             self.summaries.extend(summaries)
             tokens += sum(summary.tokens for summary in summaries)
-        self.interactions = nn.ModuleList()
+        self.interactions, self.widths, self.summary_tokens = nn.ModuleList(), [tokens], 0
         for _ in range(config.layers):
-            self.interactions.append(interaction := _wukong(config, tokens))
-            tokens = interaction.tokens_out
-        self.tokens_out = tokens
-        self.widths = [config.wukong.fm_tokens + config.wukong.linear_tokens] * config.layers
+            self.interactions.append(interaction := _wukong(config, self.widths[-1]))
+            self.widths.append(interaction.tokens_out)
 
-    def forward(self, x: Tensor, history: History | None) -> list[Tensor]:
+    def forward(self, x: Tensor, history: History | None) -> tuple[list[Tensor], list[Tensor]]:
         """See `Towers`."""
         outputs = [x if history is None else torch.cat([x, *self._read(history)], dim=1)]
         for place, interaction in enumerate(self.interactions):
             crossed = self._run(interaction, outputs[-1])
             outputs.append(self._crossed(place, crossed, outputs))
-        return [*outputs, outputs[-1]]
+        return outputs, []
 
     def _read(self, history: History) -> list[Tensor]:
         """Summaries of the last levels, as many as there are; of the events themselves without a layer."""
@@ -138,28 +137,27 @@ class InterleavedTowers(Towers):
     def __init__(self, config: GEMConfig, tokens: int):
         super().__init__(config)
         summaries = config.summaries
-        self.layers = nn.ModuleList()
+        self.layers, self.widths = nn.ModuleList(), [tokens]
         for place in range(config.layers):
             history = _sequence_summary(config)
+            tokens = self.widths[-1]
             interaction = _wukong(config, tokens + history.tokens)
             features = FeatureSummary(tokens, config.summaries.features, config.dim, summaries.gates)
             self.layers.append(
                 InterFormerLayer(features, history, interaction, _sequence_layer(config, place), place == 0)
             )
-            tokens = interaction.tokens_out
+            self.widths.append(interaction.tokens_out)
         self.last = _sequence_summary(config)
-        self.tokens_out = tokens + self.last.tokens
-        self.widths = [tokens] * config.layers
+        self.summary_tokens = self.last.tokens
 
-    def forward(self, x: Tensor, history: History | None) -> list[Tensor]:
+    def forward(self, x: Tensor, history: History | None) -> tuple[list[Tensor], list[Tensor]]:
         """See `Towers`."""
         assert history is not None, "interleaved towers without a history"
         tokens, offsets, outputs = history.tokens, history.offsets, [x]
         for place, layer in enumerate(self.layers):
             crossed, tokens, offsets = self._run(layer, outputs[-1], tokens, offsets, history.target)
             outputs.append(self._crossed(place, crossed, outputs))
-        summary = self._run(self.last, tokens, offsets, history.target)
-        return [*outputs, torch.cat([outputs[-1], summary], dim=1)]
+        return outputs, [self._run(self.last, tokens, offsets, history.target)]
 
 
 def _wukong(config: GEMConfig, tokens: int) -> WukongLayer:
