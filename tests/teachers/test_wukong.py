@@ -51,7 +51,7 @@ def test_every_parameter_gets_a_gradient(attentive):
 
 def test_without_norms_small_tokens_stay_small():
     torch.manual_seed(0)
-    layer = WukongLayer(TOKENS, DIM, FM, LINEAR, RANK, norm=False).double()
+    layer: Any = WukongLayer(TOKENS, DIM, FM, LINEAR, RANK, norm=False).double()
     x = 1e-3 * torch.randn(6, TOKENS, DIM, dtype=torch.float64)
     first, _, last = layer.mlp
     for sample, found in zip(x, layer(x), strict=True):
