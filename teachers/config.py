@@ -22,7 +22,7 @@ class SequenceConfig:
         pool_early: control: the mean of the events is all that the rest of the model sees; no attention.
     """
 
-    layers: int = 1
+    layers: int = 0
     heads: int = 2
     merge: Literal["sum", "mask"] = "sum"
     rotary: bool = False
@@ -76,7 +76,7 @@ class SummaryConfig:
     seeds: int = 2
     recent: int = 2
     features: int = 4
-    interests: int = 0
+    interests: int = 1
     gates: bool = False
 
     def __post_init__(self) -> None:
@@ -108,7 +108,7 @@ class WukongConfig:
     rank: int = 8
     attentive: bool = False
     cross_layer: bool = False
-    norm: bool = True
+    norm: bool = False
 
     def __post_init__(self) -> None:
         _at_least(self, "wukong", {"fm_tokens": 1, "linear_tokens": 1, "rank": 1})
@@ -124,7 +124,7 @@ class SurfaceConfig:
         heads: a head per surface and task beside the shared head.
     """
 
-    norm: bool = False
+    norm: bool = True
     experts: int = 0
     heads: bool = False
 
@@ -158,7 +158,7 @@ class GEMConfig:
     history_length: int = 100
     layers: int = 2
     interleave: bool = False
-    skip: bool = False
+    skip: bool = True
     mlp: list[int] = field(default_factory=lambda: [256, 128])
     dropout: float = 0.0
     conditional: dict[str, str] = field(default_factory=dict)

@@ -50,17 +50,24 @@ def make_gem(schema: FeatureSchema, seed: int = 0, **options: Any) -> GEM:
 
 
 FORMS: dict[str, dict[str, Any]] = {
-    "first form": {},
-    "no sequence layer": {"sequence": {"layers": 0}},
+    "defaults": {},
+    "first form": {
+        "skip": False,
+        "sequence": {"layers": 1},
+        "summaries": {"interests": 0},
+        "wukong": {**SMALL["wukong"], "norm": True},
+        "surfaces": {"norm": False},
+    },
+    "sequence layer": {"sequence": {"layers": 1}},
     "target alone": {"sequence": {"layers": 2}, "summaries": {"seeds": 0, "recent": 0}},
-    "four heads": {"sequence": {"heads": 4}, "layers": 1},
+    "four heads": {"sequence": {"heads": 4, "layers": 1}, "layers": 1},
     "pooled early": {"sequence": {"pool_early": True}},
     "no Wukong layer": {"layers": 0},
     "no history": {"history_length": 0},
-    "skip": {"skip": True},
+    "no skip": {"skip": False},
     "interests": {"summaries": {"interests": 2}},
     "pyramid": {"sequence": {"layers": 2, "rotary": True}, "pyramid": {"keep": [3, 1]}},
-    "window": {"sequence": {"causal": False, "window": 2, "rotary": True, "merge": "mask"}},
+    "window": {"sequence": {"layers": 1, "causal": False, "window": 2, "rotary": True, "merge": "mask"}},
     "wukong": {"wukong": {**SMALL["wukong"], "attentive": True, "cross_layer": True}},
     "surfaces": {"surfaces": {"norm": True, "experts": 3, "heads": True}},
     "conditional": {"conditional": {"conversion": "click"}},
@@ -93,12 +100,14 @@ def test_logits_and_taps_have_their_widths_and_train(lengths: list[int], options
 
 
 @pytest.mark.parametrize(
-    "form", ["first form", "skip", "pyramid", "window", "conditional", "interleaved", "all"]
+    "form", ["defaults", "first form", "pyramid", "window", "conditional", "interleaved", "all"]
 )
 def test_every_parameter_and_table_is_trained(form: str) -> None:
     """A few steps: some blocks start behind a gate of zero, or two, and learn from the step after it opens."""
     schema = schema_of()
-    model, batch = make_gem(schema, **FORMS[form]), make_batch(schema, [4] * 128, seed=1)
+    # Wide enough that no ReLU of the trunk dies with all others.
+    model = make_gem(schema, **FORMS[form], mlp=[32, 16])
+    batch = make_batch(schema, [4] * 128, seed=1)
     before = model.tables.export()
     start = {name: p.detach().clone() for name, p in model.named_parameters()}
     adam = torch.optim.Adam(model.parameters(), lr=0.01)
@@ -134,7 +143,7 @@ def test_history_matters_and_without_its_length_it_does_not() -> None:
 def test_trunk_starts_on_the_plain_tokens_when_they_skip_the_towers() -> None:
     schema = schema_of()
     batch = make_batch(schema, LENGTHS, seed=1)
-    model = make_gem(schema, **FORMS["skip"]).eval()
+    model = make_gem(schema, **FORMS["defaults"]).eval()
     before = model(batch).logits
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -228,7 +237,7 @@ def test_same_seed_same_teacher() -> None:
         ({"pyramid": {"modules": 0}}, "options.pyramid.modules: got 0"),
         (
             {"pyramid": {"keep": [2, 1]}},
-            r"options.pyramid.keep: got \[2, 1\], allowed: one number for each of the 1",
+            r"options.pyramid.keep: got \[2, 1\], allowed: one number for each of the 0",
         ),
         (
             {"pyramid": {"keep": [1, 2]}},
