@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torchrec import KeyedJaggedTensor
 
 from distill import structured
 from distill.checkpoint import load_model, save_model
@@ -38,7 +40,7 @@ def make_gem(schema: FeatureSchema, seed: int = 0, **options: Any) -> GEM:
     """GEM with the item in the middle of its features; `tasks` and `features` may be changed too."""
     item, first, last = schema.sparse
     names: dict[str, Any] = {"tasks": schema.task_names, "features": (first, item, last)}
-    names |= {key: options.pop(key) for key in list(names) if key in options}
+    names |= {key: options.pop(key) for key in (*names, "content") if key in options}
     return build(
         structured.build(GEMConfig, SMALL | options),
         schema=schema,
@@ -262,3 +264,78 @@ def test_same_seed_same_teacher() -> None:
 def test_options_that_cannot_be_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         make_gem(schema_of(), **options)
+
+
+@pytest.mark.parametrize("form", ["first form", "pyramid", "all"])
+def test_computing_again_in_the_backward_pass_changes_nothing(form: str) -> None:
+    schema = schema_of()
+    batch = make_batch(schema, LENGTHS, seed=1)
+    found = []
+    for checkpointing in (False, True):
+        model = make_gem(schema, **FORMS[form], checkpointing=checkpointing)
+        logits = model(batch).logits
+        label_loss(logits, batch.labels, batch.label_mask).backward()
+        found.append([logits, *(p.grad for p in model.parameters() if p.grad is not None)])
+    for kept, again in zip(*found, strict=True):
+        torch.testing.assert_close(kept, again)
+
+
+def with_groups(schema: FeatureSchema) -> FeatureSchema:
+    """The item, a feature of the user, and one of the context."""
+    groups = dict(zip(schema.sparse, ("item", "user", "context"), strict=True))
+    sparse = {name: replace(feature, group=groups[name]) for name, feature in schema.sparse.items()}
+    return replace(schema, sparse=sparse)
+
+
+@pytest.mark.parametrize("form", ["defaults", "all"])
+def test_user_and_item_are_known_apart(form: str) -> None:
+    """Another item at hand leaves the tap `user` alone, another past the tap `item`; `cross` knows of both."""
+    schema = with_groups(schema_of())
+    model, batch = make_gem(schema, **FORMS[form]).eval(), make_batch(schema, [4, 3, 2], seed=1)
+    assert batch.history is not None
+    ids = batch.sparse.values().view(3, 3).clone()
+    ids[0] = (ids[0] + 1) % 7  # the item leads the schema's features
+    item = replace(
+        batch, sparse=KeyedJaggedTensor(batch.sparse.keys(), ids.flatten(), lengths=batch.sparse.lengths())
+    )
+    past = replace(batch, history=replace(batch.history, domain=(batch.history.domain + 1) % 3))
+    before, other_item, other_past = (model(b).taps for b in (batch, item, past))
+    same = {name for name in before if torch.equal(before[name], other_item[name])}
+    assert same == {"user"}
+    assert {name for name in before if torch.equal(before[name], other_past[name])} == {"item", "embedding"}
+
+
+def test_content_enters_items_and_events_and_counts_only_where_it_is_known() -> None:
+    schema = make_schema([7, 5, 3], dense=2, tasks=("click", "conversion"), content={"image": 4})
+    model = make_gem(schema, content=("image",)).eval()
+    batch = make_batch(schema, [4, 3, 0], seed=1)
+    vectors = batch.content["image"]
+    assert vectors.events is not None and vectors.events_known is not None
+
+    def logits(**changed: Tensor) -> Tensor:
+        return model(replace(batch, content={"image": replace(vectors, **changed)})).logits
+
+    before = model(batch).logits
+    assert not torch.allclose(
+        before, logits(item=vectors.item + 1, item_known=torch.ones(3, dtype=torch.bool))
+    )
+    assert not torch.allclose(before, logits(events=vectors.events + 1))
+    unknown = torch.zeros(3, dtype=torch.bool)
+    assert torch.equal(logits(item_known=unknown), logits(item=vectors.item * 9, item_known=unknown))
+
+
+def test_gem_refuses_a_modality_that_the_data_set_lacks() -> None:
+    with pytest.raises(UserError, match="content: got 'image', allowed: none"):
+        make_gem(schema_of(), content=("image",))
+
+
+def test_conditional_task_is_never_likelier_than_its_condition() -> None:
+    schema = schema_of()
+    model, batch = make_gem(schema, **FORMS["conditional"]).eval(), make_batch(schema, LENGTHS, seed=1)
+    rates = {"click": torch.tensor([0.2, 0.5, 0.6]), "conversion": torch.tensor([0.1, 0.4, 0.3])}
+    model.set_base_rates({task: rate.double() for task, rate in rates.items()})
+    with torch.no_grad():
+        model.heads.shared.weight.zero_()
+    click, conversion = model(batch).logits.sigmoid().unbind(1)
+    torch.testing.assert_close(click, rates["click"][batch.domain])
+    torch.testing.assert_close(conversion, rates["conversion"][batch.domain])
