@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -200,15 +200,6 @@ class DelayCounts:
         if (day, task) not in self._found:
             self._found[day, task] = self._until(day, task)
         return self._found[day, task]
-
-    def to_plain(self) -> dict[str, Any]:
-        """The distributions given out so far as plain numbers: task to edges (ms) and, by day, counts."""
-        plain: dict[str, Any] = {}
-        for (day, task), delays in sorted(self._found.items()):
-            if delays is not None:
-                entry = plain.setdefault(task, {"edges_ms": delays.edges.tolist(), "counts": {}})
-                entry["counts"][day] = delays.counts.tolist()
-        return plain
 
     def _until(self, day: int, task: str) -> DelayDistribution | None:
         counts = np.zeros(_BUCKETS + 2, np.int64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -251,18 +250,14 @@ def test_each_day_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert read == [1, 2, 3]
 
 
-def test_the_distribution_in_plain_numbers(tmp_path: Path) -> None:
-    counts = DelayCounts(write(tmp_path / "d", [past(uniform), past(early), past(early)]))
-    assert counts.to_plain() == {}
-    for day in (1, 2, 3):
-        counts.until(day, "order")
-    plain = json.loads(json.dumps(counts.to_plain()))["order"]
-    assert list(plain["counts"]) == ["2", "3"]
-    edges, of_day = np.array(plain["edges_ms"]), np.array(plain["counts"]["2"])
+def test_the_distribution_is_the_share_known_after_a_time(tmp_path: Path) -> None:
+    found = DelayCounts(write(tmp_path / "d", [past(uniform)] * 2)).until(2, "order")
+    assert found is not None
+    edges, counts = found.edges, found.counts
     assert edges[0] == 0 and edges[-1] == WINDOW and (np.diff(edges) > 0).all()
     # One number before the first edge (known at once), one after the last (later than the window).
-    assert len(of_day) == len(edges) + 1 and of_day.sum() == 1000 and of_day[0] == of_day[-1] == 0
-    np.testing.assert_allclose(of_day[:-1].cumsum() / 1000, edges / WINDOW, atol=0.001)
+    assert len(counts) == len(edges) + 1 and counts.sum() == 1000 and counts[0] == counts[-1] == 0
+    np.testing.assert_allclose(found.share(edges), edges / WINDOW, atol=0.001)
 
 
 # When it is the same as `matured`
