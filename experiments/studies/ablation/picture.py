@@ -50,7 +50,7 @@ def ablation_picture(study: Ablation, gains: Sequence[Row], path: Path) -> None:
         of_task = {row["against"]: row for row in rows if row["task"] == task}
         drawn.append(_panel(study, task, names, of_task, start, start + width, bottom))
     heading = f"{study.data}: pooled AUC that {study.full} gains over each (right of 0: better)"
-    note = "Whiskers: 95 % over users and seeds. Orange: peers, blue: another form of the model, grey: the interval holds 0."
+    note = f"Whiskers: 95 % over users and seeds. Orange: peers, blue: other forms of {study.full}, grey: 0 within."
     write_picture(path, bottom + _AXIS + _NOTE, heading, note, drawn)
 
 
