@@ -5,6 +5,7 @@ Shape letters: B examples, n tokens of the features, T events of all histories (
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,7 @@ class History:
     target: Tensor
 
 
-class Towers(nn.Module):
+class Towers(nn.Module, ABC):
     """Base of both forms: a stack of Wukong layers, with cross-layer attention if asked for.
 
     Attributes:
@@ -55,6 +56,7 @@ class Towers(nn.Module):
             for _ in range(config.layers if config.wukong.cross_layer else 0)
         )
 
+    @abstractmethod
     def forward(self, x: Tensor, history: History | None) -> tuple[list[Tensor], list[Tensor]]:
         """What the layers make of features and history.
 
@@ -66,7 +68,6 @@ class Towers(nn.Module):
             Tokens [B, ., d] before the first layer and after each; and in a list of at most one, those about the
             history that are not among them.
         """
-        raise NotImplementedError
 
     def _run(self, block: Callable[..., Any], *inputs: Any) -> Any:
         """A block, kept or computed again in the backward pass."""
