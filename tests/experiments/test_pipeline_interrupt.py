@@ -7,9 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -50,12 +49,12 @@ def start(config: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
 
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+def wait_for(happened: Callable[[], bool], process: subprocess.Popen[str], what: str) -> None:
     end = time.monotonic() + SECONDS
-    while not path.exists():
+    while not happened():
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, f"{path} did not appear"
-        time.sleep(0.02)
+        assert time.monotonic() < end, f"{what} did not appear"
+        time.sleep(0.005)
 
 
 def alive(session: int) -> Iterator[str]:
@@ -83,7 +82,8 @@ def test_interrupted_run_is_readable_and_can_be_finished(
     config = slow(tmp_path / "a", data, workers)
     out = tmp_path / "a" / "out"
     process = start(config)
-    wait_for(out / "teacher" / "0" / "snapshots" / "day-0001.safetensors", process)
+    snapshot = out / "teacher" / "0" / "snapshots" / "day-0001.safetensors"
+    wait_for(snapshot.exists, process, "the first snapshot")
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the job
     printed, messages = process.communicate(timeout=SECONDS)
 
@@ -121,25 +121,21 @@ def only_progress_and_results(printed: str, messages: str) -> None:
 
 
 def test_interrupt_while_students_train_keeps_what_is_done(data: Path, tmp_path: Path) -> None:
-    students = [EXPERIMENT["students"][0] | {"channels": ["ah"]}]
+    student = EXPERIMENT["students"][0] | {"channels": ["ah"], "optimizer": {"batch_size": 2}}
     days = {"tune_days": [4], "test_days": []}
     config = write_experiment(
-        tmp_path / "a", data, tmp_path / "cache", students=students, schedule=days, floor=False, seeds=[0]
+        tmp_path / "a", data, tmp_path / "cache", students=[student], schedule=days, floor=False, seeds=[0]
     )
     out = tmp_path / "a" / "out"
 
     def reports() -> list[Path]:
         return list(out.glob("checkpoints/*/0/report.json"))
 
-    def press_ctrl_c() -> None:
-        while len(reports()) < 3:
-            time.sleep(0.001)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    thread = threading.Thread(target=press_ctrl_c, daemon=True)
-    thread.start()
-    assert main(["run", str(config)]) == 1
-    thread.join(timeout=5)
+    process = start(config)
+    wait_for(lambda: len(reports()) >= 3, process, "a second student's report")
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=SECONDS)
+    assert process.returncode == 1
     status = json.loads((out / "status.json").read_text())
     assert (status["state"], status["step"]) == ("interrupted", "student")
     kept = {path: path.stat().st_mtime_ns for report in reports() for path in report.parent.iterdir()}
