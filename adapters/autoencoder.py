@@ -38,7 +38,7 @@ class Autoencoder(Channel):
         seed: of the initial values.
     """
 
-    needs_teacher = False
+    needs = frozenset()
     own_optimizer = True
     prefix_mask: Tensor
 

@@ -1,7 +1,7 @@
 """The batch: what a stream yields and every architecture reads.
 
 Shape letters: B examples, K tasks of the schema, F sparse features asked for, N dense features, T history events of
-the whole batch, M width of a modality, D width of a teacher's representation.
+the whole batch, M width of a modality, R width of a teacher's representation.
 """
 
 from __future__ import annotations
@@ -46,17 +46,42 @@ class TeacherSignal:
     Attributes:
         logits: float32 [B, K], raw; 0 where there is no signal.
         mask: bool [B], False on rows older than the first snapshot of the lag.
-        representation: float32 [B, D], within -1 and 1, when asked for; 0 where there is no signal.
+        age: float32 [B], days of data between the snapshot's last trained day and the example's day: 0 for a snapshot
+            of the evening before, PROTOCOL's lag in a progressive schedule; 0 where there is no signal.
+        representation: float32 [B, R], within -1 and 1, when asked for; 0 where there is no signal.
     """
 
     logits: Tensor
     mask: Tensor
+    age: Tensor
     representation: Tensor | None = None
 
     def to(self, device: torch.device) -> TeacherSignal:
         """The same signal on a device."""
         parts = {name: value for name, value in vars(self).items() if value is not None}
         return TeacherSignal(**{name: part.to(device, non_blocking=True) for name, part in parts.items()})
+
+
+@dataclass(frozen=True)
+class Past:
+    """Representations that the teacher stored of earlier examples, jagged: those of example b lie at
+    offsets[b]:offsets[b + 1], oldest first.
+
+    Attributes:
+        offsets: int64 [B + 1].
+        values: float32 [P, R], P vectors in the whole batch.
+        time: int64 [P], ms; strictly before the example's timestamp.
+    """
+
+    offsets: Tensor
+    values: Tensor
+    time: Tensor
+
+    def to(self, device: torch.device) -> Past:
+        """The same representations on a device."""
+        return Past(
+            *(getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__)
+        )
 
 
 @dataclass(frozen=True)
@@ -96,6 +121,8 @@ class Batch:
             is trained on.
         history: the users' last events, when asked for.
         teacher: the teacher log's rows, when asked for.
+        others: those of the other teachers by name, when asked for.
+        past: the teacher's stored representations by group, `user` or `item`, when asked for.
         content: content vectors by modality, those that were asked for.
     """
 
@@ -110,6 +137,8 @@ class Batch:
     label_mask: Tensor
     history: Events | None = None
     teacher: TeacherSignal | None = None
+    others: dict[str, TeacherSignal] = field(default_factory=dict)
+    past: dict[str, Past] = field(default_factory=dict)
     content: dict[str, ContentVectors] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -133,5 +162,8 @@ class Batch:
             for name in ("history", "teacher")
             if (part := getattr(self, name)) is not None
         }
-        content = {name: vectors.to(device) for name, vectors in self.content.items()}
-        return replace(self, **moved, **parts, content=content)
+        named: dict[str, Any] = {
+            name: {key: part.to(device) for key, part in getattr(self, name).items()}
+            for name in ("others", "past", "content")
+        }
+        return replace(self, **moved, **parts, **named)

@@ -1,6 +1,7 @@
 """The two protocols of transfer: Architecture (batch to logits and named taps) and Channel (what a student learns by).
 
-Shape letters: B examples, K tasks of the schema, k tasks of the architecture (k <= K).
+Shape letters: B examples, K tasks of the schema, k tasks of the architecture (k <= K), D embedding dim, n fields that a
+channel gives.
 """
 
 from __future__ import annotations
@@ -8,12 +9,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 from torch import Tensor, nn
 
 from distill.batch import Batch
+from distill.past import PastRequest
 from distill.schema import FeatureSchema
 from kernels.embedding import EmbeddingTables
+
+Need = Literal["logits", "representation", "served_representation", "others", "snapshot"]
+"""What a channel may need: the teacher's logits of the examples trained on, in `batch.teacher`; its representations of
+them as well; these also of the examples predicted, which means running the teacher when serving; the logits of the
+experiment's other teachers, in `batch.others`; the teacher's snapshots, in `begin_day`."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,9 @@ class Architecture(nn.Module, ABC):
         content: modalities whose content vectors it reads, of the examples' items and of the history's.
         tap_widths: width of every tap that `forward` returns.
         tables: the embedding tables (kernels.embedding), with their fused optimiser.
+        dim: D, width of its fields; only where channels may give it fields.
+        inputs: by channel, modules that make fields of what the teacher left behind: (batch, the embedding [B, D] of
+            the example's item) to [B, n, D]. They are part of what is served. Only where channels may give fields.
     """
 
     schema: FeatureSchema
@@ -55,6 +67,8 @@ class Architecture(nn.Module, ABC):
     content: tuple[str, ...] = ()
     tap_widths: dict[str, int]
     tables: EmbeddingTables
+    dim: int
+    inputs: nn.ModuleDict
 
     @property
     def task_index(self) -> list[int]:
@@ -75,18 +89,26 @@ class Architecture(nn.Module, ABC):
 
 
 class Channel(nn.Module, ABC):
-    """One way of carrying knowledge from teacher to student, as a loss.
+    """One way of carrying knowledge from teacher to student: a loss, further inputs, or both.
+
+    A channel that gives the student fields names them in `fields` from the start, so that the student is built with
+    room for them, and puts the module that makes them into `student.inputs` under its own name in `attach`; the module
+    is the student's from then on, trained and saved with it.
 
     Attributes:
         touches_serving_head: True when its loss sends a gradient into the serving head (`single` does). A channel
             that declares False sends it exactly zero; a test holds every channel to it.
-        needs_teacher: True when the batch must carry the teacher's signal.
+        needs: what else training must hand over; see `Need`.
+        fields: names of the fields [B, D] that it gives the student.
+        past: what of the teacher's earlier representations the batch must carry, trained on or predicted.
         own_optimizer: True when `step` updates all of the channel's parameters; the model's optimiser and its
             clipping then leave them alone.
     """
 
     touches_serving_head: bool = False
-    needs_teacher: bool = True
+    needs: frozenset[Need] = frozenset({"logits"})
+    fields: tuple[str, ...] = ()
+    past: PastRequest | None = None
     own_optimizer: bool = False
 
     def attach(self, student: Architecture) -> None:
@@ -99,13 +121,22 @@ class Channel(nn.Module, ABC):
             rates: as in `Architecture.set_base_rates`.
         """
 
+    def begin_day(self, day: int, snapshot: Path | None) -> None:
+        """Called before a day is predicted or trained on, in the order of the days, at least once each.
+
+        Args:
+            day: the day.
+            snapshot: the teacher's parameters that the schedule allows on that day (`distill.checkpoint`), when
+                `needs` has `snapshot`; None on a day older than the first one.
+        """
+
     @abstractmethod
     def loss(self, output: Output, batch: Batch, student: Architecture) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted loss to add to the labels' loss.
 
         Args:
             output: the student's output on the batch.
-            batch: with `teacher` when `needs_teacher`.
+            batch: with what the channel needs.
             student: the student itself.
 
         Returns:

@@ -24,7 +24,8 @@ class Entry:
         builder: `module:function`, imported when first built.
         summary: one line for `distill ls`.
         needs: what else the experiment must hold: `root` (data.root, a source) or `teacher` (a channel).
-        reads: inputs that not every architecture can read: `content`, given to its builder when there is any.
+        reads: inputs that not every architecture can read: `content`, and `fields` that channels give; its builder gets
+            `content` and `extra_fields` when there are any.
     """
 
     name: str

@@ -125,8 +125,13 @@ class Schedule:
         return through if through >= 1 else None
 
     def logged_days(self) -> list[int]:
-        """Days that students read and that a snapshot exists for."""
-        return [day for day in self.student_plan().train if self.snapshot_for(day) is not None]
+        """Days that students read, trained on or only predicted, and that a snapshot exists for."""
+        return [day for day in self.student_days() if self.snapshot_for(day) is not None]
+
+    def student_days(self) -> list[int]:
+        """Days that students read, trained on or only predicted."""
+        plan = self.student_plan()
+        return sorted({*plan.train, *plan.predicted})
 
 
 def _progressive(days: Sequence[int]) -> DayPlan:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from distill.batch import Batch, ContentVectors, Events, TeacherSignal
+from distill.batch import Batch, ContentVectors, Events, Past, TeacherSignal
 from distill.block import Block
 from distill.content import ContentStore
 from distill.dataset import DataSet
@@ -23,6 +23,7 @@ from distill.day_reader import DayReader
 from distill.delay import LabelRule
 from distill.errors import DataError
 from distill.history import EventStore
+from distill.past import PastReader
 
 
 class TeacherReader(Protocol):
@@ -52,6 +53,8 @@ class DayStream(IterableDataset):
         content: modalities whose content vectors are wanted, of the examples' items and of the history's. The items'
             ids are read for it, whether or not they are among the features.
         labels: what training on the day learns from (`distill.delay.label_rule`); None for matured labels.
+        others: further teachers by name, joined like `teacher`.
+        past: gives the teacher's stored representations. The items' ids are read for it as for `content`.
 
     Raises:
         DataError: unknown feature, modality or surface, a day that is missing, a column that is missing.
@@ -72,6 +75,8 @@ class DayStream(IterableDataset):
         validate: bool = True,
         content: Sequence[str] = (),
         labels: LabelRule | None = None,
+        others: Mapping[str, TeacherReader] | None = None,
+        past: PastReader | None = None,
     ):
         assert batch_size >= 1 and 0 <= shard < num_shards, (
             f"batch {batch_size}, shard {shard} of {num_shards}"
@@ -80,10 +85,10 @@ class DayStream(IterableDataset):
         self.features, self.dense = tuple(features), tuple(dense)
         self.history_length = history_length
         self.shard, self.num_shards = shard, num_shards
-        self.teacher = teacher
+        self.teacher, self.others, self.past = teacher, dict(others or {}), past
         self.content = tuple(content)
         item = data.schema.item_feature
-        self._extra = (item,) if content and item not in self.features else ()
+        self._extra = (item,) if (content or past) and item not in self.features else ()
         read = (*self.features, *self._extra)
         self.reader = DayReader(data, day, read, self.dense, domains, validate, labels)
         self.vectors = ContentStore(data.content_folder, data.schema, self.content) if content else None
@@ -146,7 +151,7 @@ class DayStream(IterableDataset):
         history = None
         if self.events is not None:
             history = self.events.last(block.user_id, block.timestamp, self.history_length)
-        content = self._vectors_of(block, history)
+        content, past = self._vectors_of(block, history), self._past_of(block)
         if self._extra:
             block = replace(block, single=block.single[:-1])
         return Batch(
@@ -161,14 +166,23 @@ class DayStream(IterableDataset):
             label_mask=block.label_mask,
             history=history,
             teacher=None if self.teacher is None else self.teacher.join(block.example_id, self.day),
+            others={name: reader.join(block.example_id, self.day) for name, reader in self.others.items()},
+            past=past,
             content=content,
         )
+
+    def _items_of(self, block: Block) -> Tensor:
+        return block.single[self._single.index(self.data.schema.item_feature)]
+
+    def _past_of(self, block: Block) -> dict[str, Past]:
+        if self.past is None:
+            return {}
+        return dict(self.past.read(block.user_id, self._items_of(block).numpy(), block.timestamp, self.day))
 
     def _vectors_of(self, block: Block, history: Events | None) -> dict[str, ContentVectors]:
         if self.vectors is None:
             return {}
-        item = block.single[self._single.index(self.data.schema.item_feature)]
-        found = {}
+        item, found = self._items_of(block), {}
         for name in self.content:
             of_events = self.vectors.look_up(name, history.item) if history is not None else (None, None)
             found[name] = ContentVectors(*self.vectors.look_up(name, item), *of_events)

@@ -4,7 +4,7 @@ One folder per teacher, seed and lag; per day a Parquet file (example_id, logit_
 representation), sorted by id, and a manifest beside it. Students join it by example id: a missing, duplicate or foreign
 id is an error, never a silent zero.
 
-Shape letters: B examples, K tasks of the schema, k tasks of the teacher, D width of a representation.
+Shape letters: B examples, K tasks of the schema, k tasks of the teacher, R width of a representation.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def write_day(
         example_id: int64 [B], unique.
         logits: float32 [B, k], columns as manifest.tasks, finite.
         manifest: facts; rows and checksum are filled in here, of the representation bytes and centroids.
-        representation: float32 [B, D], within -1 and 1, when the manifest has one.
+        representation: float32 [B, R], within -1 and 1, when the manifest has one.
 
     Raises:
         LogError: duplicate ids, values that are not finite, a day that the snapshot has already trained on.
@@ -123,18 +123,22 @@ class TeacherLog:
             day: the day they belong to.
 
         Returns:
-            Logits [B, K], representations [B, D] when they were asked for; mask all False and numbers 0 on a day older
+            Logits [B, K], representations [B, R] when they were asked for; mask all False and numbers 0 on a day older
             than the first snapshot.
 
         Raises:
             LogError: an id that the log of that day lacks.
         """
         assert day in self.snapshots, f"the log was opened for days {list(self.snapshots)}, not for day {day}"
-        if self.snapshots[day] is None:
+        through = self.snapshots[day]
+        if through is None:
             size = example_id.numel()
             nothing = None if self._facts is None else torch.zeros(size, self._facts.dim)
             return TeacherSignal(
-                torch.zeros(size, len(self.tasks)), torch.zeros(size, dtype=torch.bool), nothing
+                torch.zeros(size, len(self.tasks)),
+                torch.zeros(size, dtype=torch.bool),
+                torch.zeros(size),
+                nothing,
             )
         self._load(day)
         wanted = example_id.numpy()
@@ -148,7 +152,8 @@ class TeacherLog:
             )
         stored = None if self._stored is None else torch.from_numpy(self._stored.values(place))
         mask = torch.ones(wanted.size, dtype=torch.bool)
-        return TeacherSignal(self._logits[torch.from_numpy(place)], mask, stored)
+        age = torch.full((wanted.size,), float(day - 1 - through))
+        return TeacherSignal(self._logits[torch.from_numpy(place)], mask, age, stored)
 
     def check_rows(self, day: int, example_id: np.ndarray) -> None:
         """Refuse a day that holds other examples than the data set.

@@ -91,6 +91,7 @@ class DayCallback(L.Callback):
         rows: examples of each day, for the bar.
         title: the bar's name.
         after_day: called when a day is trained, before anything is predicted.
+        before_day: called before a day is predicted or trained on.
     """
 
     plan: DayPlan
@@ -98,11 +99,13 @@ class DayCallback(L.Callback):
     rows: dict[int, int]
     title: str
     after_day: Callable[[int], None] = lambda day: None
+    before_day: Callable[[int], None] = lambda day: None
     reports: list[DayReport] = field(default_factory=list)
     _open: ExitStack = field(default_factory=ExitStack)
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         day = self.plan.train[trainer.current_epoch]
+        self.before_day(day)
         task = self.progress.task(f"{self.title} day {day}", total=self.rows.get(day), unit="examples")
         self._bar = self._open.enter_context(task)
         assert isinstance(module, DistillModule)
@@ -130,6 +133,10 @@ class DayCallback(L.Callback):
         if trainer.is_last_batch:  # the end of the epoch would be too late: validation runs inside it
             assert isinstance(module, DistillModule)
             self._end(self.plan.train[trainer.current_epoch], module)
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        for day in self.plan.predict_after[self.plan.train[trainer.current_epoch]]:
+            self.before_day(day)
 
     def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
         self._open.__exit__(type(exception), exception, exception.__traceback__)

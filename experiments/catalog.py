@@ -47,24 +47,28 @@ for _role in (TEACHERS, STUDENTS):
         DLRMConfig,
         "students.dlrm:build",
         "DLRM: dot products of all pairs of embeddings",
+        reads=("fields",),
     )
     _role.add(
         "deepfm",
         DeepFMConfig,
         "students.deepfm:build",
         "DeepFM: a factorization machine and an MLP side by side",
+        reads=("fields",),
     )
     _role.add(
         "dcn_v2",
         DCNv2Config,
         "students.dcn_v2:build",
         "DCN-v2: cross layers of explicit products, and an MLP",
+        reads=("fields",),
     )
     _role.add(
         "din",
         DINConfig,
         "students.din:build",
         "DIN: attention of the item at hand over the user's history",
+        reads=("fields",),
     )
 
 CHANNELS.add(

@@ -2,8 +2,8 @@
 
 A user's own architecture may start here as well (experiments/examples/my_student.py).
 
-Shape letters: B examples, F fields (sparse features and, with a pooled history, one more), D embedding dim, N
-dense features, T events of the whole batch, k tasks.
+Shape letters: B examples, F fields (sparse features, with a pooled history one more, and those that channels give), D
+embedding dim, N dense features, T events of the whole batch, k tasks.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from distill.batch import Batch
 from distill.errors import UserError
@@ -41,6 +42,7 @@ class Student(Architecture):
         history_length: last events of the user to ask for; 0 for none.
         history_pooling: mean or sum: `fields` gets the pooled history as one more field. None: the subclass
             reads the events itself.
+        extra_fields: how many fields channels will give it, through `inputs`.
 
     Raises:
         UserError: a name that the schema lacks, or an option out of range.
@@ -59,6 +61,7 @@ class Student(Architecture):
         extra_columns: int = 0,
         history_length: int = 0,
         history_pooling: str | None = "mean",
+        extra_fields: int = 0,
     ):
         super().__init__()
         check_inputs(schema, tasks, features, dense_features, history_length)
@@ -72,7 +75,14 @@ class Student(Architecture):
         self.history_length = history_length
         self.history_pooling = history_pooling if history_length else None
         self.dim = dim
-        self.n_fields = len(self.features) + (self.history_pooling is not None)
+        self.n_fields = len(self.features) + (self.history_pooling is not None) + extra_fields
+        self.extra_fields = extra_fields
+        self.inputs = nn.ModuleDict()
+        if extra_fields and schema.item_feature not in self.features:
+            raise UserError(
+                f"features: got {', '.join(self.features)}, allowed with a channel that gives fields: also the item, "
+                f"'{schema.item_feature}'"
+            )
         self.tables = EmbeddingTables(
             {name: schema.sparse[name].size for name in self.features},
             dim + extra_columns,
@@ -113,13 +123,30 @@ class Student(Architecture):
         return self.tables(batch.sparse, batch.history.item)
 
     def fields(self, batch: Batch) -> Tensor:
-        """Rows of the features and of the pooled history, [B, F, D + extra columns]."""
+        """Rows of the features, of the pooled history and of what channels give, [B, F, D + extra columns]."""
         embedded = self.look_up(batch)
-        if self.history_pooling is None or batch.history is None or embedded.events is None:
-            return embedded.features
-        segments = Segments.of(batch.history.offsets, len(embedded.events))
-        pooled = POOLINGS[self.history_pooling](embedded.events, segments)
-        return torch.cat([embedded.features, pooled.unsqueeze(1)], dim=1)
+        parts = [embedded.features]
+        if self.history_pooling is not None and batch.history is not None and embedded.events is not None:
+            segments = Segments.of(batch.history.offsets, len(embedded.events))
+            parts.append(POOLINGS[self.history_pooling](embedded.events, segments).unsqueeze(1))
+        parts += self.given_fields(batch, embedded.features)
+        return torch.cat(parts, dim=1) if len(parts) > 1 else embedded.features
+
+    def given_fields(self, batch: Batch, features: Tensor) -> list[Tensor]:
+        """What channels give, one [B, n, D + extra columns] each; the extra columns hold 0.
+
+        Args:
+            batch: with what the channels need.
+            features: rows of the features, [B, number of features, D + extra columns].
+        """
+        if not self.extra_fields:
+            return []
+        item = features[:, self.features.index(self.schema.item_feature), : self.dim]
+        given = [module(batch, item) for module in self.inputs.values()]
+        got = sum(fields.size(1) for fields in given)
+        assert got == self.extra_fields, f"got {got} fields from channels, expected {self.extra_fields}"
+        extra_columns = features.size(2) - self.dim
+        return [functional.pad(fields, (0, extra_columns)) for fields in given] if extra_columns else given
 
     def flat_input(self, fields: Tensor, batch: Batch) -> Tensor:
         """Fields and dense features side by side, [B, F * D + N]."""

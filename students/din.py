@@ -33,7 +33,7 @@ class DIN(Student):
         super().__init__(dim=config.dim, history_length=config.history_length, history_pooling=None, **common)
         self.softmax = config.softmax
         place = self.features.index(self.schema.item_feature)
-        self.cuts = [place * self.dim, self.dim, (self.n_fields - place - 1) * self.dim]
+        self.cuts = [place * self.dim, self.dim, (len(self.features) - place - 1) * self.dim]
         with seeded(self.seed, "student"):
             self.context = (
                 EventContext(len(self.schema.domains), len(self.schema.tasks), self.dim)
@@ -52,8 +52,10 @@ class DIN(Student):
         before, target, after = embedded.features.flatten(1).split(self.cuts, dim=1)
         interest = self.interest(history, events, target)
         dense = [batch.dense] if self.dense_features else []
-        penultimate = self.deep(torch.cat([before, target, after, interest, *dense], dim=1))
-        return self.output(embedded.features, penultimate)
+        given = [fields.flatten(1) for fields in self.given_fields(batch, embedded.features)]
+        penultimate = self.deep(torch.cat([before, target, after, *given, interest, *dense], dim=1))
+        fields = embedded.features.flatten(1)
+        return self.output(torch.cat([fields, *given], dim=1) if given else fields, penultimate)
 
     def interest(self, history: Events, events: Tensor, target: Tensor) -> Tensor:
         """The past as seen from the target, [B, D]; 0 for a user without a past.

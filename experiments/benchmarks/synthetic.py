@@ -68,7 +68,8 @@ def make_batch(
         return torch.randint(high, shape, generator=generator)
 
     timestamp = 10_000 + integers(10_000, examples)
-    signal = TeacherSignal(torch.randn(examples, tasks, generator=generator), integers(4, examples) > 0)
+    logits, mask = torch.randn(examples, tasks, generator=generator), integers(4, examples) > 0
+    signal = TeacherSignal(logits, mask, mask.float())
     batch = Batch(
         day=1,
         example_id=torch.arange(examples),

@@ -39,6 +39,7 @@ def build_model(
     schema: FeatureSchema,
     seed: int,
     base: Path,
+    extra_fields: int = 0,
 ) -> Architecture:
     """Build a teacher or student.
 
@@ -49,9 +50,10 @@ def build_model(
         schema: the data set's schema.
         seed: of its initial values.
         base: folder that paths of a user's own architectures are relative to.
+        extra_fields: how many fields channels will give it.
 
     Raises:
-        UserError: the model asks for content vectors, and its architecture reads none.
+        UserError: the model asks for content vectors or is given fields, and its architecture reads none.
     """
     shared: dict[str, Any] = {
         "schema": schema,
@@ -63,6 +65,8 @@ def build_model(
     }
     if model.content:
         shared["content"] = tuple(model.content)
+    if extra_fields:
+        shared["extra_fields"] = extra_fields
     if is_user_file(model.architecture):
         return build_user_file(model.architecture, base, model.options, **shared)
     entry = _REGISTRIES[role].get(model.architecture)
@@ -70,6 +74,12 @@ def build_model(
         raise UserError(
             f"content: got {', '.join(model.content)}, allowed: nothing, the architecture '{model.architecture}' reads "
             "no content vectors"
+        )
+    if extra_fields and "fields" not in entry.reads:
+        readers = [other.name for other in _REGISTRIES[role].entries() if "fields" in other.reads]
+        raise UserError(
+            f"channels: got one that gives fields, allowed for the architecture '{model.architecture}': channels that "
+            f"only teach. Architectures that read fields: {', '.join(readers)}"
         )
     return entry.load()(build(entry.config, model.options), **shared)
 
@@ -95,19 +105,40 @@ def build_autoencoder(
 
 
 def build_channels(
-    channels: Mapping[str, Mapping[str, Any]], student: Architecture, seed: int
+    channels: Mapping[str, Mapping[str, Any]], schema: FeatureSchema, seed: int
 ) -> dict[str, Channel]:
-    """Build and attach a channel set.
+    """Build a channel set; each is to be attached to the student that learns by it.
 
     Args:
         channels: channel name to its settings; empty for `none`.
-        student: the student that learns by them.
+        schema: the data set's schema.
         seed: of their initial values.
     """
     built = {}
     for name, options in channels.items():
         entry = CHANNELS.get(name)
-        channel = entry.load()(build(entry.config, options), schema=student.schema, seed=seed)
-        channel.attach(student)
-        built[name] = channel
+        built[name] = entry.load()(build(entry.config, options), schema=schema, seed=seed)
     return built
+
+
+def build_student(
+    student: StudentConfig,
+    channels: Mapping[str, Mapping[str, Any]],
+    optimizer: OptimizerConfig,
+    schema: FeatureSchema,
+    seed: int,
+    base: Path,
+) -> tuple[Architecture, dict[str, Channel]]:
+    """Build a student with room for the fields that its channels give, and attach these.
+
+    Args:
+        student: its part of the config.
+        channels: its channel set.
+        optimizer, schema, seed, base: see `build_model`.
+    """
+    built = build_channels(channels, schema, seed)
+    extra_fields = sum(len(channel.fields) for channel in built.values())
+    model = build_model("student", student, optimizer, schema, seed, base, extra_fields)
+    for channel in built.values():
+        channel.attach(model)
+    return model, built

@@ -30,12 +30,13 @@ from distill.protocols import Architecture, Channel
 from distill.schedule import DayPlan
 from distill.seeding import seeded
 from distill.stream import DayStream
-from distill.teacher_log import TeacherLog, write_day
+from distill.teacher_log import write_day
 from distill.training import DayCallback, DayData, fit, predict
-from experiments.pipeline.build import build_autoencoder, build_channels, build_model
+from experiments.pipeline.build import build_autoencoder, build_model, build_student
 from experiments.pipeline.cost import ModelCost, counted_day, model_cost
 from experiments.pipeline.experiment import Experiment
 from experiments.pipeline.recorder import LogRecorder, PredictionRecorder
+from experiments.pipeline.supply import Supply, open_supply, teacher_log
 
 REPORT = "report.json"
 
@@ -88,7 +89,7 @@ def train_teacher(experiment: Experiment, seed: int, progress: Progress) -> None
         channels,
         Training(config.optimizer, config.compute, config.delayed_labels),
         experiment.schedule.teacher_plan(),
-        None,
+        Supply(),
         progress,
         snapshot,
     )
@@ -132,29 +133,12 @@ def train_student(
     """Train one student on its vertical with its channels."""
     schema = experiment.data.schema
     optimizer = student.channel_optimizers.get(cell.channel, student.optimizer)
-    model = build_model("student", student, optimizer, schema, seed, experiment.base)
-    sets = experiment.config.channels.get(cell.channel, {})
-    channels = build_channels(sets, model, seed)
-    log = (
-        teacher_log(experiment, seed, model.tasks)
-        if any(c.needs_teacher for c in channels.values())
-        else None
-    )
+    channel_set = experiment.config.channels.get(cell.channel, {})
+    model, channels = build_student(student, channel_set, optimizer, schema, seed, experiment.base)
+    supply = open_supply(experiment, seed, channels.values(), model.tasks)
     plan = experiment.schedule.student_plan()
     training = Training(optimizer, student.compute, student.delayed_labels)
-    _train(experiment, cell, seed, model, channels, training, plan, log, progress, lambda day: None)
-
-
-def teacher_log(experiment: Experiment, seed: int, wanted: tuple[str, ...]) -> TeacherLog:
-    """Open the log of a seed for the days that students read."""
-    schedule = experiment.schedule
-    return TeacherLog(
-        experiment.log_folder(seed),
-        experiment.data.schema.task_names,
-        wanted,
-        experiment.data.fingerprint,
-        {day: schedule.snapshot_for(day) for day in schedule.student_plan().train},
-    )
+    _train(experiment, cell, seed, model, channels, training, plan, supply, progress, lambda day: None)
 
 
 def _train(
@@ -165,7 +149,7 @@ def _train(
     channels: Mapping[str, Channel],
     training: Training,
     plan: DayPlan,
-    log: TeacherLog | None,
+    supply: Supply,
     progress: Progress,
     after_day: Callable[[int], None],
 ) -> None:
@@ -179,10 +163,15 @@ def _train(
     recorder = PredictionRecorder()
     module = DistillModule(model, channels, training.optimizer, recorder, training.compute)
     labels = label_rule(training.delayed_labels, experiment.data)
-    days = _streams(experiment, model, training.optimizer.batch_size, domains, log, labels)
+    days = _streams(experiment, model, training.optimizer.batch_size, domains, supply, labels)
     cost = model_cost(model, days(counted_day(experiment.schedule, plan), False))
     title = f"{cell.model} {cell.vertical} {cell.channel} seed {seed}"
-    callback = DayCallback(plan, progress, rows, title, after_day)
+
+    def before_day(day: int) -> None:
+        for channel in channels.values():
+            channel.begin_day(day, supply.snapshot(day) if "snapshot" in channel.needs else None)
+
+    callback = DayCallback(plan, progress, rows, title, after_day, before_day)
     with seeded(seed, "training"):  # dropout
         reports = fit(module, DayData(days, plan), callback)
     write_predictions(
@@ -215,7 +204,7 @@ def cost_of(experiment: Experiment, cell: Cell, model: Architecture, batch_size:
     is_teacher = cell == experiment.teacher_cell
     plan = experiment.schedule.teacher_plan() if is_teacher else experiment.schedule.student_plan()
     plan, _ = _with_rows(experiment, cell, plan)
-    days = _streams(experiment, model, batch_size, _domains(cell), None)
+    days = _streams(experiment, model, batch_size, _domains(cell), Supply())
     return model_cost(model, days(counted_day(experiment.schedule, plan), False))
 
 
@@ -274,7 +263,7 @@ def _streams(
     model: Architecture,
     batch_size: int,
     domains: Sequence[str] | None,
-    log: TeacherLog | None,
+    supply: Supply,
     labels: LabelRule | None = None,
 ) -> Callable[[int, bool], IterableDataset]:
     def days(day: int, training: bool) -> IterableDataset:
@@ -287,8 +276,10 @@ def _streams(
             history_length=model.history_length,
             content=model.content,
             domains=domains,
-            teacher=log if training else None,
+            teacher=supply.log if training or supply.served else None,
             labels=labels if training else None,
+            others=supply.others if training else None,
+            past=supply.past,
         )
 
     return days
@@ -306,7 +297,7 @@ def _log_day(
 ) -> None:
     recorder = LogRecorder(autoencoder)
     module = DistillModule(model, {}, config.optimizer, recorder, config.compute)
-    stream = _streams(experiment, model, config.optimizer.batch_size, None, None)(day, False)
+    stream = _streams(experiment, model, config.optimizer.batch_size, None, Supply())(day, False)
     manifest = LogManifest(
         teacher=config.name,
         checkpoint=file_hash(experiment.snapshot(seed, through)),

@@ -95,7 +95,7 @@ def test_clipped_share_counts_rows_with_a_signal(make: Any) -> None:
     student, batch = make_student("dlrm", SCHEMA), make_batch(SCHEMA, [0] * 4, 0)
     # Twice the probability is above 1 where the logit is above 0: 3 of the 6 targets that count.
     logits = torch.tensor([[1.0, -1.0], [2.0, 3.0], [-1.0, -2.0], [5.0, 5.0]])
-    batch = batch.with_teacher(TeacherSignal(logits, torch.tensor([True, True, True, False])))
+    batch = batch.with_teacher(TeacherSignal(logits, torch.tensor([True, True, True, False]), torch.ones(4)))
     _, logs = make(student, alpha=2.0).loss(student(batch), batch, student)
     assert logs["clipped"].item() == 0.5
 
@@ -154,7 +154,7 @@ def test_no_gradient_where_student_and_teacher_agree() -> None:
         (channel, channel.head(output.taps["penultimate"])),
         (single(student), output.logits),
     ):
-        agreed = batch.with_teacher(TeacherSignal(logits.detach(), signal))
+        agreed = batch.with_teacher(TeacherSignal(logits.detach(), signal, torch.ones(len(signal))))
         assert max(g.abs().max().item() for g in gradients(student, make, agreed).values()) < 1e-8
 
 

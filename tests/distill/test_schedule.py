@@ -23,7 +23,7 @@ def test_lag_one_logs_a_day_by_the_snapshot_two_days_older():
     schedule = Schedule(ScheduleConfig(lag=1), n_days=14)
     assert schedule.snapshot_for(9) == 7
     assert schedule.snapshot_for(2) is None
-    assert schedule.logged_days() == list(range(3, 11))
+    assert schedule.logged_days() == list(range(3, 12))
 
 
 def test_lag_zero_logs_by_the_day_before():

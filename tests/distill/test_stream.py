@@ -150,7 +150,7 @@ def test_teacher_is_joined_by_example_and_day(shared: DataSet) -> None:
     class Echo:
         def join(self, example_id: Tensor, day: int) -> TeacherSignal:
             return TeacherSignal(
-                example_id.float()[:, None].repeat(1, 2) + day, torch.ones(4, dtype=torch.bool)
+                example_id.float()[:, None].repeat(1, 2) + day, torch.ones(4, dtype=torch.bool), torch.ones(4)
             )
 
     batch = next(iter(stream(shared, teacher=Echo())))

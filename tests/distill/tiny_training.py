@@ -63,7 +63,7 @@ class Tiny(Architecture):
 class Own(Channel):
     """w * mean((head(tap) - 1)^2) with a head of its own that reads the student's tap."""
 
-    needs_teacher = False
+    needs = frozenset()
 
     def __init__(self, weight: float = 1.0):
         super().__init__()

@@ -1,0 +1,51 @@
+"""The teacher's stored representations of earlier examples: what is asked for, and who answers.
+
+Shape letters: B examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from distill.batch import Past
+
+
+@dataclass(frozen=True)
+class PastRequest:
+    """What of the teacher's earlier representations a channel reads beside every example.
+
+    Attributes:
+        user_events: most of the user's last examples whose representations are wanted; 0 for none.
+        item: also one vector of the example's item: the decayed mean over the item's earlier days.
+        alignment: procrustes, to turn the spaces of all snapshots into that of the first; none, which allows one
+            snapshot only.
+        codec: how they are stored: int8 or fp16.
+        half_life_days: of an example's weight in its item's mean.
+    """
+
+    user_events: int = 0
+    item: bool = False
+    alignment: str = "procrustes"
+    codec: str = "int8"
+    half_life_days: float = 3.0
+
+
+class PastReader(Protocol):
+    """Whatever holds stored representations (`distill.past_store.PastStore`)."""
+
+    def read(self, user_id: Tensor, item: np.ndarray, timestamp: Tensor, day: int) -> Mapping[str, Past]:
+        """Representations strictly before these examples.
+
+        Args:
+            user_id, timestamp: int64 [B]; timestamps in ms.
+            item: int64 [B], ids of the schema's item feature.
+            day: the examples' day.
+
+        Returns:
+            By group: `user`, `item`, as the request says.
+        """
