@@ -112,7 +112,7 @@ def test_run_folder_holds_what_the_protocol_names(done: Finished) -> None:
     expected = set(DERIVED)
     for seed, day in product(SEEDS, (1, 2, 3, 4)):
         expected.add(f"teacher/{seed}/snapshots/day-{day:04d}.safetensors")
-    for seed, day, kind in product(SEEDS, (3, 4), ("json", "parquet")):
+    for seed, day, kind in product(SEEDS, (3, 4, 5), ("json", "parquet")):
         expected.add(f"teacher_log/{seed}/lag-1/day-{day:04d}.{kind}")
     for (model, vertical, channel), seed in product(MODELS, SEEDS):
         cell_id = done.cells[model, vertical, channel]
@@ -358,7 +358,7 @@ def test_steps_alone_with_two_workers_predict_what_the_run_with_one_did(
 
 def test_steps_alone_leave_the_same_snapshots_and_log(done: Finished, stepwise: Path) -> None:
     names = [name for name in files_of(done.folder) if name.startswith(("teacher/", "teacher_log/"))]
-    assert len(names) == 16
+    assert len(names) == 20
     assert [
         name for name in names if (stepwise / name).read_bytes() != (done.folder / name).read_bytes()
     ] == []
