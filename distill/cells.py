@@ -17,8 +17,14 @@ from distill.files import atomic_path
 ALL = "all"
 """Vertical of a teacher: one model of every domain."""
 
+JOIN = "+"
+"""Between the domains in the vertical of a domain teacher."""
+
 POOLED = "pooled"
 """Vertical of rows that pool all verticals of the schema."""
+
+DOMAIN_TEACHER = "domain_teacher"
+"""Role of a teacher of some surfaces, between the teacher and students."""
 
 SCHEDULES = ("frozen", "progressive")
 INPUTS = ("thin", "rich")
@@ -38,7 +44,7 @@ class Cell:
         experiment: name of the experiment.
         model: name of the model.
         role: `teacher`, `student`, or another role of the experiment (a domain teacher).
-        vertical: a domain's name; `all` for a teacher.
+        vertical: a domain's name; `all` for a teacher; those of a domain teacher of several, joined by `+`.
         schedule: `frozen` or `progressive`.
         inputs: `thin` (no history of its own) or `rich`.
         route: `direct` or `hierarchical`.
@@ -81,9 +87,18 @@ class Cell:
         """The cell that pools this one's rows with other verticals'; it has no predictions of its own."""
         return dataclasses.replace(self, vertical=POOLED)
 
+    @property
+    def domains(self) -> tuple[str, ...] | None:
+        """The domains whose rows it has; None for all."""
+        if self.vertical == ALL:
+            return None
+        return tuple(self.vertical.split(JOIN)) if self.role == DOMAIN_TEACHER else (self.vertical,)
+
     def row_sets(self, verticals: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        """What the cell is scored on: all of `row_sets` for vertical `all`, else its own vertical alone."""
-        return row_sets(verticals) if self.vertical == ALL else {self.vertical: (self.vertical,)}
+        """What the cell is scored on: all of `row_sets` for vertical `all`, else each of its own verticals."""
+        if self.domains is None:
+            return row_sets(verticals)
+        return {name: (name,) for name in self.domains}
 
     def __str__(self) -> str:
         return f"{self.cell_id} ({' '.join(str(value) for value in dataclasses.astuple(self))})"

@@ -120,6 +120,20 @@ class TeacherConfig:
 
 
 @dataclass
+class DomainTeacherConfig(TeacherConfig):
+    """A teacher of some surfaces, between the teacher and their students of `route: hierarchical`.
+
+    Attributes:
+        verticals: the surfaces whose rows it learns from, one model for all of them.
+        channel: the channel set by which it learns from the teacher, beside the labels.
+    """
+
+    name: str = "???"
+    verticals: list[str] = field(default_factory=list)
+    channel: str = "ah"
+
+
+@dataclass
 class StudentConfig:
     """A small model for one vertical, or the same one for several verticals.
 
@@ -128,6 +142,7 @@ class StudentConfig:
         architecture: registered name (`distill ls students`) or `file.py:Class`, relative to this YAML file.
         options: settings of the architecture.
         verticals: the surfaces it serves, one student each.
+        route: whom it learns from: direct, the teacher; hierarchical, the domain teacher of its surface.
         tasks: tasks it predicts; empty for all of the schema.
         features: sparse features it reads; empty for all of the schema.
         dense: dense features it reads; empty for all of the schema.
@@ -145,6 +160,7 @@ class StudentConfig:
     architecture: str = "deepfm"
     options: dict[str, Any] = field(default_factory=dict)
     verticals: list[str] = field(default_factory=list)
+    route: Literal["direct", "hierarchical"] = "direct"
     tasks: list[str] = field(default_factory=list)
     features: list[str] = field(default_factory=list)
     dense: list[str] = field(default_factory=list)
@@ -195,7 +211,7 @@ class WandbConfig:
 
 @dataclass
 class ExperimentConfig:
-    """One experiment: data, teacher, students, channels, schedule.
+    """One experiment: data, teachers, students, channels, schedule.
 
     Attributes:
         name: experiment's name; part of every cell's identity.
@@ -204,6 +220,8 @@ class ExperimentConfig:
         data: which data.
         teacher: the large model, or `file: teacher.yaml` relative to the experiment file; null for none, which leaves
             only what needs no teacher.
+        domain_teachers: teachers of some surfaces each, which learn from the teacher and teach in its place; inline
+            mappings, or `file: teacher.yaml`.
         students: inline mappings, or `file: student.yaml` relative to the experiment file.
         channels: channel sets by name; each maps channel names to their settings (`distill ls channels`).
             `none`, the empty set, is always there.
@@ -219,6 +237,7 @@ class ExperimentConfig:
     seeds: list[int] = field(default_factory=lambda: [0])
     data: DataConfig = field(default_factory=DataConfig)
     teacher: TeacherConfig | None = field(default_factory=TeacherConfig)
+    domain_teachers: list[DomainTeacherConfig] = field(default_factory=list)
     students: list[StudentConfig] = field(default_factory=list)
     channels: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)

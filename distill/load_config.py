@@ -59,10 +59,9 @@ class LoadedConfig:
     def config_hash(self) -> str:
         """sha256 (hex) of the resolved config, keys sorted; a user's own architecture enters by its text."""
         config = copy.deepcopy(self.config)
-        for student in config.students:
-            student.architecture = architecture_by_content(student.architecture)
-        if config.teacher is not None:
-            config.teacher.architecture = architecture_by_content(config.teacher.architecture)
+        teachers = [] if config.teacher is None else [config.teacher]
+        for model in (*teachers, *config.domain_teachers, *config.students):
+            model.architecture = architecture_by_content(model.architecture)
         canonical = yaml.safe_dump(to_plain(config), sort_keys=True, width=110, allow_unicode=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -81,7 +80,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> LoadedConfig
     content, findings = document.content, Findings()
     findings.place((), document)
     _read_teacher(content, document, findings)
-    _read_students(content, document, findings)
+    _read_list(content, "domain_teachers", document, findings)
+    _read_list(content, "students", document, findings)
     apply_overrides(content, overrides, findings)
     findings.student_names = _student_names(content)
     config = build(ExperimentConfig, checked(content, ExperimentConfig, (), findings))
@@ -139,14 +139,14 @@ def _read_teacher(content: dict[str, Any], document: Document, findings: Finding
         content["teacher"] = _from_file(teacher, ("teacher",), document.folder, findings)
 
 
-def _read_students(content: dict[str, Any], document: Document, findings: Findings) -> None:
-    """Replace every `file: x.yaml` by what stands in the file; an unreadable one by an empty student."""
-    students = content.get("students")
-    if not isinstance(students, list):
+def _read_list(content: dict[str, Any], key: str, document: Document, findings: Findings) -> None:
+    """Replace every `file: x.yaml` of a list of models by what stands in it; an unreadable one by an empty model."""
+    models = content.get(key)
+    if not isinstance(models, list):
         return
-    for index, student in enumerate(students):
-        if isinstance(student, dict) and "file" in student:
-            students[index] = _from_file(student, ("students", index), document.folder, findings)
+    for index, model in enumerate(models):
+        if isinstance(model, dict) and "file" in model:
+            models[index] = _from_file(model, (key, index), document.folder, findings)
 
 
 def _from_file(model: dict[str, Any], place: KeyPath, folder: Path, findings: Findings) -> dict[str, Any]:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.bootstrap import DRAWS, UserTotals, bootstrap_means
-from distill.cells import ALL
+from distill.cells import DOMAIN_TEACHER, Cell
 from distill.intercept import fit_intercept
 from distill.interval import Statistic
 from distill.predictions import UNKNOWN, CellPredictions, Predictions
@@ -172,7 +172,7 @@ class _Loss:
 
 def _frames(sources: Sequence[CellPredictions], verticals: Sequence[str], split: str) -> dict[str, Frame]:
     definers: dict[str, tuple[CellPredictions, tuple[str, ...]]] = {}
-    single = [source for source in sources if source.cell.vertical != ALL]
+    single = [source for source in sources if not _is_teacher(source.cell)]
     for source in single or sources[:1]:
         for name, domains in source.cell.row_sets(verticals).items():
             definers.setdefault(name, (source, domains))
@@ -182,6 +182,11 @@ def _frames(sources: Sequence[CellPredictions], verticals: Sequence[str], split:
         if len(rows):  # a vertical may be empty for a teacher; a student without rows is refused on reading
             frames[name] = Frame(name, rows.take(np.argsort(rows.example_id)))
     return frames
+
+
+def _is_teacher(cell: Cell) -> bool:
+    """Of several verticals: it may have more rows than the cells that it is compared with."""
+    return cell.domains is None or cell.role == DOMAIN_TEACHER
 
 
 def _losses(
@@ -203,7 +208,7 @@ def _of_seed(
     values: dict[Key, _Values | None] = {}
     for name, domains in cell.row_sets(verticals).items():
         if name in frames:
-            scored = frames[name].align(predictions.select(split, domains), cell, subset=cell.vertical == ALL)
+            scored = frames[name].align(predictions.select(split, domains), cell, subset=_is_teacher(cell))
             tune = predictions.select(_TUNE, domains)
             for task in predictions.tasks:
                 p = base_rate(rates, name, task)

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from distill.cells import ALL, Cell, read_cells
+from distill.cells import Cell, read_cells
 from distill.errors import UserError
 from distill.files import atomic_path
 
@@ -202,7 +202,7 @@ class CellPredictions:
                 f"{path}: split: got no rows of {', '.join(empty)}, allowed: rows of every scored split"
             )
         domains = {predictions.domains[code] for code in np.unique(predictions.domain)}
-        if self.cell.vertical != ALL and domains - {self.cell.vertical}:
+        if self.cell.domains is not None and domains - set(self.cell.domains):
             raise PredictionError(
                 f"{path}: domain: got {', '.join(sorted(domains))}, allowed: '{self.cell.vertical}', "
                 "the vertical of its cell"

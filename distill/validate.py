@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from distill.checks import check_at_least, check_known, check_name, check_options, check_unique
-from distill.config import DataConfig, ExperimentConfig, StudentConfig
+from distill.config import DataConfig, ExperimentConfig, StudentConfig, TeacherConfig
 from distill.delay import NOT_SIMULATED, SIMULATED
 from distill.errors import UserError, nearest
 from distill.findings import Findings, show
@@ -21,6 +21,7 @@ from distill.strict_yaml import KeyPath
 from distill.structured import build
 from distill.validate_models import check_against_schema, check_student, check_teacher
 from distill.validate_schedule import check_schedule
+from distill.validate_transfer import check_domain_teachers, check_needs
 
 NONE = "none"
 """The channel set without channels; always trained."""
@@ -54,9 +55,11 @@ def check_experiment(config: ExperimentConfig, findings: Findings) -> FeatureSch
         findings.add(("students",), "no student and no teacher", "a teacher, students or both")
     _check_channel_sets(config, findings)
     _check_students(config, findings)
+    check_domain_teachers(config, schema, findings)
     _check_delayed_labels(config, findings)
     check_schedule(config.schedule, (schema.n_days or None) if schema else None, findings)
     _check_fit(config, schema, findings)
+    check_needs(config, findings)
     return schema
 
 
@@ -134,8 +137,10 @@ def _check_delayed_labels(config: ExperimentConfig, findings: Findings) -> None:
     """Nobody learns from labels of the future, where it is not a control."""
     if config.data.source == SIMULATED or findings.touches(("data", "source")):
         return
-    places: list[KeyPath] = [("students", index) for index in range(len(config.students))]
-    for path, model in zip([("teacher",), *places], [config.teacher, *config.students], strict=True):
+    models: dict[KeyPath, TeacherConfig | StudentConfig | None] = {("teacher",): config.teacher}
+    models |= {("domain_teachers", index): model for index, model in enumerate(config.domain_teachers)}
+    models |= {("students", index): model for index, model in enumerate(config.students)}
+    for path, model in models.items():
         if model is not None and model.delayed_labels == "final":
             got = f"'final' for the source '{config.data.source}'"
             findings.add((*path, "delayed_labels"), got, NOT_SIMULATED)

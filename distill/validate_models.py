@@ -13,7 +13,13 @@ from distill.checks import (
     check_positive,
     check_unique,
 )
-from distill.config import OptimizerConfig, RepresentationConfig, StudentConfig, TeacherConfig
+from distill.config import (
+    DomainTeacherConfig,
+    OptimizerConfig,
+    RepresentationConfig,
+    StudentConfig,
+    TeacherConfig,
+)
 from distill.findings import Findings, show
 from distill.registry import STUDENTS, TEACHERS, Registry
 from distill.schema import FeatureSchema
@@ -29,12 +35,16 @@ def check_teacher(teacher: TeacherConfig, path: KeyPath, findings: Findings) -> 
         _check_representation(teacher.representation, (*path, "representation"), findings)
 
 
+def check_domain_teacher(teacher: DomainTeacherConfig, path: KeyPath, findings: Findings) -> None:
+    """What can be said of a domain teacher without an experiment and a schema; its options are filled in."""
+    check_teacher(teacher, path, findings)
+    _check_verticals(teacher.verticals, path, findings)
+
+
 def check_student(student: StudentConfig, path: KeyPath, findings: Findings) -> None:
     """What can be said of a student without an experiment and a schema; its options are filled in."""
     check_name(student.name, (*path, "name"), findings)
-    if not student.verticals:
-        findings.add((*path, "verticals"), "nothing", "at least one surface of the data set")
-    check_unique(student.verticals, (*path, "verticals"), findings)
+    _check_verticals(student.verticals, path, findings)
     check_unique(student.channels, (*path, "channels"), findings)
     for name, optimizer in student.channel_optimizers.items():
         _check_optimizer(optimizer, (*path, "channel_optimizers", name), findings)
@@ -49,7 +59,7 @@ def check_against_schema(
     check_known(model.features, schema.sparse, (*path, "features"), findings)
     check_known(model.dense, schema.dense, (*path, "dense"), findings)
     check_known(model.content, schema.content, (*path, "content"), findings)
-    if isinstance(model, StudentConfig):
+    if isinstance(model, StudentConfig | DomainTeacherConfig):
         check_known(model.verticals, schema.verticals, (*path, "verticals"), findings)
 
 
@@ -76,6 +86,12 @@ def _check_model(
         if model.content and name in registry and "content" not in registry.get(name).reads:
             allowed = f"an empty list, the architecture '{name}' reads no content vectors"
             findings.add((*path, "content"), show(model.content), allowed)
+
+
+def _check_verticals(verticals: list[str], path: KeyPath, findings: Findings) -> None:
+    if not verticals:
+        findings.add((*path, "verticals"), "nothing", "at least one surface of the data set")
+    check_unique(verticals, (*path, "verticals"), findings)
 
 
 def _check_user_file(architecture: str, path: KeyPath, findings: Findings) -> str:

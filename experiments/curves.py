@@ -13,7 +13,7 @@ from statistics import fmean, stdev
 import numpy as np
 
 from distill import scores
-from distill.cells import ALL, POOLED
+from distill.cells import POOLED
 from distill.predictions import UNKNOWN, CellPredictions, Predictions
 from experiments.recorded import RecordedRun
 
@@ -98,7 +98,8 @@ def day_scores(run: RecordedRun, source: CellPredictions) -> list[DayScore]:
         source: the cell's predictions.
     """
     rates = {(row["vertical"], row["task"]): row["base_rate"] for row in run.rows}
-    own = {vertical for vertical, _ in rates if source.cell.vertical in (ALL, vertical)} - {POOLED}
+    domains = source.cell.domains
+    own = {vertical for vertical, _ in rates if domains is None or vertical in domains} - {POOLED}
     found = []
     for seed in source.seeds:
         predictions = source.read(seed, ["train", *run.splits])

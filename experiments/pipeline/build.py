@@ -17,7 +17,7 @@ from distill.structured import build
 from distill.user_file import build as build_user_file
 from distill.user_file import is_user_file
 
-_REGISTRIES = {"teacher": TEACHERS, "student": STUDENTS}
+_REGISTRIES = {"teacher": TEACHERS, "domain_teacher": TEACHERS, "student": STUDENTS}
 
 
 def architecture_options(role: str, model: TeacherConfig | StudentConfig) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def build_channels(
 
 
 def build_student(
-    student: StudentConfig,
+    student: StudentConfig | TeacherConfig,
     channels: Mapping[str, Mapping[str, Any]],
     optimizer: OptimizerConfig,
     schema: FeatureSchema,
@@ -132,7 +132,7 @@ def build_student(
     """Build a student with room for the fields that its channels give, and attach these.
 
     Args:
-        student: its part of the config.
+        student: its part of the config, or that of a domain teacher, which learns as a student does.
         channels: its channel set.
         optimizer, schema, seed, base: see `build_model`.
     """

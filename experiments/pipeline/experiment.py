@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from distill.cells import ALL, Cell
-from distill.config import ExperimentConfig, StudentConfig, TeacherConfig
+from distill.cells import ALL, DOMAIN_TEACHER, JOIN, Cell
+from distill.config import DomainTeacherConfig, ExperimentConfig, StudentConfig, TeacherConfig
 from distill.dataset import DataSet
 from distill.schedule import Schedule
 from experiments.pipeline.build import architecture_options
 
 NONE = "none"
+DIRECT, HIERARCHICAL = "direct", "hierarchical"
 
 
 @dataclass(frozen=True)
@@ -37,51 +38,82 @@ class Experiment:
     def folder(self) -> Path:
         return Path(self.config.output)
 
-    @property
+    @cached_property
     def teacher_cell(self) -> Cell | None:
         """The teacher of every surface; its own predictions are those of lag 0."""
-        if self.config.teacher is None:
-            return None
-        inputs = _inputs("teacher", self.config.teacher)
-        name = self.config.teacher.name
-        return Cell(
-            self.config.name, name, "teacher", ALL, self.config.schedule.kind, inputs, "direct", 0, NONE
-        )
+        teacher = self.config.teacher
+        return None if teacher is None else self._cell("teacher", teacher, ALL, DIRECT, NONE, lag=0)
 
-    @property
+    @cached_property
+    def domain_cells(self) -> dict[Cell, DomainTeacherConfig]:
+        """One cell per domain teacher; like the teacher's, its own predictions are those of lag 0."""
+        return {
+            self._cell(DOMAIN_TEACHER, model, JOIN.join(model.verticals), DIRECT, model.channel, lag=0): model
+            for model in self.config.domain_teachers
+        }
+
+    @cached_property
     def student_cells(self) -> dict[Cell, StudentConfig]:
         """One cell per student, vertical and channel set."""
-        schedule = self.config.schedule
+        lag = self.config.schedule.lag
         return {
-            Cell(
-                self.config.name,
-                student.name,
-                "student",
-                vertical,
-                schedule.kind,
-                _inputs("student", student),
-                "direct",
-                schedule.lag,
-                channel,
-            ): student
+            self._cell("student", student, vertical, student.route, channel, lag): student
             for student in self.config.students
             for vertical in student.verticals
             for channel in dict.fromkeys([NONE, *(student.channels or self.config.channels)])
         }
 
+    @property
+    def logged_cells(self) -> dict[Cell, TeacherConfig]:
+        """The models that others learn from: the teacher, then the domain teachers."""
+        teacher = self.config.teacher
+        first = {} if teacher is None or self.teacher_cell is None else {self.teacher_cell: teacher}
+        return first | self.domain_cells
+
+    def teacher_of(self, cell: Cell) -> Cell:
+        """Whom a student or a domain teacher learns from."""
+        if cell.route == HIERARCHICAL:
+            (found,) = [domain for domain in self.domain_cells if cell.vertical in (domain.domains or ())]
+            return found
+        assert self.teacher_cell is not None, f"{cell} has no teacher"
+        return self.teacher_cell
+
+    def other_teachers_of(self, cell: Cell) -> list[Cell]:
+        """Who else knows all of a student's rows."""
+        own = set(cell.domains or ())
+        knowing = [other for other in self.logged_cells if other.domains is None or own <= set(other.domains)]
+        return [other for other in knowing if other not in (cell, self.teacher_of(cell))]
+
     def checkpoint_folder(self, cell: Cell, seed: int) -> Path:
         """Where the parameters and the report of one training lie."""
         return self.folder / "checkpoints" / cell.cell_id / str(seed)
 
-    def snapshot(self, seed: int, day: int) -> Path:
-        """The teacher's parameters as they were after training on `day`."""
-        return self.folder / "teacher" / str(seed) / "snapshots" / f"day-{day:04d}.safetensors"
+    def snapshot(self, teacher: Cell, seed: int, day: int) -> Path:
+        """The parameters of a teacher or domain teacher as they were after training on `day`."""
+        return self._of_teacher(teacher) / "teacher" / str(seed) / "snapshots" / f"day-{day:04d}.safetensors"
 
-    def log_folder(self, seed: int) -> Path:
-        """The teacher log of one seed at the schedule's lag."""
+    def log_folder(self, teacher: Cell, seed: int) -> Path:
+        """The log of a teacher or domain teacher of one seed at the schedule's lag."""
         schedule = self.config.schedule
         name = "frozen" if schedule.kind == "frozen" else f"lag-{schedule.lag}"
-        return self.folder / "teacher_log" / str(seed) / name
+        return self._of_teacher(teacher) / "teacher_log" / str(seed) / name
+
+    def _of_teacher(self, teacher: Cell) -> Path:
+        if teacher.role == DOMAIN_TEACHER:
+            return self.folder / "domain_teachers" / teacher.model
+        return self.folder
+
+    def _cell(
+        self,
+        role: str,
+        model: TeacherConfig | StudentConfig,
+        vertical: str,
+        route: str,
+        channel: str,
+        lag: int,
+    ) -> Cell:
+        kind, inputs = self.config.schedule.kind, _inputs(role, model)
+        return Cell(self.config.name, model.name, role, vertical, kind, inputs, route, lag, channel)
 
 
 def _inputs(role: str, model: TeacherConfig | StudentConfig) -> str:

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import torch
 
-from distill.cells import ALL, Cell
+from distill.cells import Cell
 from distill.config import StudentConfig, TeacherConfig
 from distill.dataset import prepare
 from distill.errors import UserError
 from distill.files import atomic_path
 from distill.load_config import LoadedConfig
+from distill.past import PastRequest
 from distill.progress import Progress
 from distill.schedule import Schedule
-from experiments.pipeline import jobs
+from experiments.pipeline import jobs, logs, past
 from experiments.pipeline.build import build_model
 from experiments.pipeline.environment import trace_test_read, versions
 from experiments.pipeline.experiment import Experiment
@@ -24,6 +25,7 @@ from experiments.pipeline.floor import run_floor
 from experiments.pipeline.pool import Job, default_workers, run_jobs
 from experiments.pipeline.scoring import predicted_cells, score, write_metrics
 from experiments.pipeline.status import RunStatus
+from experiments.pipeline.training import rows_of
 from experiments.tracking import Tracker, open_tracker
 
 STEPS = ("teacher", "log", "student", "score")
@@ -71,9 +73,9 @@ def run_cells(
     experiment: Experiment, cells: Sequence[Cell], progress: Progress, title: str = "students"
 ) -> None:
     """Train what is not done yet of some cells, all seeds, as many at once as there are workers."""
-    rows = {vertical: _rows(experiment, vertical) for vertical in {cell.vertical for cell in cells}}
+    rows = {cell.domains: _rows(experiment, cell) for cell in {cell.domains: cell for cell in cells}.values()}
     work = [
-        _job(experiment, cell, seed, rows[cell.vertical])
+        _job(experiment, cell, seed, rows[cell.domains])
         for cell in cells
         for seed in experiment.config.seeds
         if not jobs.is_done(experiment, cell, seed)
@@ -83,25 +85,46 @@ def run_cells(
 
 
 def _teachers(experiment: Experiment, tracker: Tracker, progress: Progress) -> None:
-    cell, teacher = experiment.teacher_cell, experiment.config.teacher
-    if cell is not None and teacher is not None:
-        tracker.start(cell)
-        _show_cost(experiment, cell, teacher, progress)
-        run_cells(experiment, [cell], progress, "teacher")
+    """The teacher; then, from its log, the domain teachers."""
+    for title, cells in _generations(experiment).items():
+        for cell in cells:
+            tracker.start(cell)
+            _show_cost(experiment, cell, experiment.logged_cells[cell], progress)
+        run_cells(experiment, cells, progress, title)
+        if experiment.domain_cells and cells == [experiment.teacher_cell]:
+            _write_logs(experiment, cells, progress)
 
 
 def _logs(experiment: Experiment, tracker: Tracker, progress: Progress) -> None:
-    if experiment.teacher_cell is None:
-        return
+    for cells in _generations(experiment).values():
+        _write_logs(experiment, cells, progress)
+
+
+def _generations(experiment: Experiment) -> dict[str, list[Cell]]:
+    """Teachers that can be trained side by side, by a title; the later ones learn from the first."""
+    first = [] if experiment.teacher_cell is None else [experiment.teacher_cell]
+    generations = {"teacher": first, "domain teachers": list(experiment.domain_cells)}
+    return {title: cells for title, cells in generations.items() if cells}
+
+
+def _write_logs(experiment: Experiment, teachers: Sequence[Cell], progress: Progress) -> None:
+    """What is missing of the logs of some teachers, and of the pasts that students read of them."""
+    both = [(teacher, seed) for teacher in teachers for seed in experiment.config.seeds]
     work = []
-    for seed in experiment.config.seeds:
-        missing = jobs.days_to_log(experiment, seed)
+    for teacher, seed in both:
+        missing = list(logs.days_to_log(experiment, teacher, seed))
         if missing:
-            rows = sum(experiment.data.rows_per_day[day] for day in missing)
-            work.append(Job(write_log_job, (experiment, seed), rows))
+            rows = sum(rows_of(experiment.data, missing, teacher.domains).values())
+            work.append(Job(write_log_job, (experiment, teacher, seed), rows))
     _run(experiment, work, "teacher log", progress)
-    for seed in experiment.config.seeds:
-        jobs.check_log(experiment, seed)
+    for teacher, seed in both:
+        logs.check_log(experiment, teacher, seed)
+    work = [
+        Job(write_past_job, (experiment, teacher, seed, request), len(experiment.schedule.logged_days()))
+        for teacher, seed in both
+        for request in past.missing(experiment, teacher, seed)
+    ]
+    _run(experiment, work, "teacher's past", progress)
 
 
 def _students(experiment: Experiment, tracker: Tracker, progress: Progress) -> None:
@@ -148,16 +171,24 @@ _STEP: dict[str, Callable[[Experiment, Tracker, Progress], None]] = {
 }
 
 
-def train_teacher_job(experiment: Experiment, seed: int, progress: Progress) -> None:
+def train_teacher_job(experiment: Experiment, cell: Cell, seed: int, progress: Progress) -> None:
     """`jobs.train_teacher` in a process of its own."""
     _compute(experiment)
-    jobs.train_teacher(experiment, seed, progress)
+    jobs.train_teacher(experiment, cell, seed, progress)
 
 
-def write_log_job(experiment: Experiment, seed: int, progress: Progress) -> None:
-    """`jobs.write_log` in a process of its own."""
+def write_log_job(experiment: Experiment, teacher: Cell, seed: int, progress: Progress) -> None:
+    """`logs.write_log` in a process of its own."""
     _compute(experiment)
-    jobs.write_log(experiment, seed, progress)
+    logs.write_log(experiment, teacher, seed, progress)
+
+
+def write_past_job(
+    experiment: Experiment, teacher: Cell, seed: int, request: PastRequest, progress: Progress
+) -> None:
+    """`past.write` in a process of its own."""
+    _compute(experiment)
+    past.write(experiment, teacher, seed, request, progress)
 
 
 def train_student_job(experiment: Experiment, cell: Cell, seed: int, progress: Progress) -> None:
@@ -175,17 +206,16 @@ def _compute(experiment: Experiment) -> None:
     torch.compiler.reset()
 
 
-def _rows(experiment: Experiment, vertical: str) -> int:
-    """Examples that one training on a vertical, or on all surfaces, reads."""
-    data, schedule = experiment.data, experiment.schedule
-    if vertical == ALL:
-        return sum(jobs.rows_of(data, schedule.teacher_plan().train, None).values())
-    return sum(jobs.rows_of(data, schedule.student_plan().train, [vertical]).values())
+def _rows(experiment: Experiment, cell: Cell) -> int:
+    """Examples that one training reads."""
+    schedule, is_teacher = experiment.schedule, cell in experiment.logged_cells
+    plan = schedule.teacher_plan() if is_teacher else schedule.student_plan()
+    return sum(rows_of(experiment.data, plan.train, cell.domains).values())
 
 
 def _job(experiment: Experiment, cell: Cell, seed: int, rows: int) -> Job:
-    if cell == experiment.teacher_cell:
-        return Job(train_teacher_job, (experiment, seed), rows)
+    if cell in experiment.logged_cells:
+        return Job(train_teacher_job, (experiment, cell, seed), rows)
     return Job(train_student_job, (experiment, cell, seed), rows)
 
 

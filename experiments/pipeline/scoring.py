@@ -17,7 +17,7 @@ from experiments.pipeline.environment import git_commit, versions
 from experiments.pipeline.experiment import Experiment
 from experiments.pipeline.floor import ROLE as FLOOR
 from experiments.pipeline.floor import floor_cell
-from experiments.pipeline.jobs import read_report
+from experiments.pipeline.training import read_report
 
 
 def base_rates(experiment: Experiment) -> Rates:
@@ -65,7 +65,8 @@ def score(experiment: Experiment, sources: list[CellPredictions]) -> None:
 def predicted_cells(experiment: Experiment, seeds: list[int]) -> list[CellPredictions]:
     """Cells of the experiment that have predictions of all seeds."""
     floor = floor_cell(experiment) if experiment.config.floor else None
-    cells = [c for c in (experiment.teacher_cell, floor, *experiment.student_cells) if c is not None]
+    teachers = list(experiment.logged_cells)
+    cells = [c for c in (*teachers[:1], floor, *teachers[1:], *experiment.student_cells) if c is not None]
     return [
         CellPredictions(cell, experiment.folder)
         for cell in cells

@@ -6,7 +6,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from distill.past import PastReader
+from distill.cells import Cell
+from distill.errors import UserError
+from distill.past import PastReader, PastRequest
 from distill.protocols import Channel
 from distill.stream import TeacherReader
 from distill.teacher_log import TeacherLog
@@ -37,34 +39,77 @@ class Supply:
 
 
 def open_supply(
-    experiment: Experiment, seed: int, channels: Collection[Channel], tasks: tuple[str, ...]
+    experiment: Experiment, cell: Cell, seed: int, channels: Collection[Channel], tasks: tuple[str, ...]
 ) -> Supply:
     """Open what some channels need.
 
     Args:
         experiment: the experiment.
-        seed: whose teacher is read.
+        cell: the student, or domain teacher, that learns by them.
+        seed: whose teachers are read.
         channels: of the student.
-        tasks: of the student, which the teacher must have learnt.
+        tasks: of the student, which its teacher must have learnt.
     """
-    needs = frozenset().union(*(channel.needs for channel in channels))
-    inside = needs & {"representation", "served_representation"}
-    log = teacher_log(experiment, seed, tasks, bool(inside)) if needs & {"logits"} | inside else None
+    needs = frozenset[str]().union(*(channel.needs for channel in channels))
+    requests = {channel.past for channel in channels if channel.past is not None}
+    if not needs and not requests:
+        return Supply()
+    teacher = experiment.teacher_of(cell)
+    inside = bool(needs & {"representation", "served_representation"})
+    log = teacher_log(experiment, teacher, seed, tasks, inside) if inside or "logits" in needs else None
+    others = experiment.other_teachers_of(cell) if "others" in needs else []
 
     def snapshot(day: int) -> Path | None:
         through = experiment.schedule.snapshot_for(day)
-        return None if through is None else experiment.snapshot(seed, through)
+        return None if through is None else experiment.snapshot(teacher, seed, through)
 
-    return Supply(log, "served_representation" in needs, {}, None, snapshot)
+    return Supply(
+        log,
+        "served_representation" in needs,
+        {other.model: teacher_log(experiment, other, seed, tasks) for other in others},
+        open_past(experiment, teacher, seed, requests),
+        snapshot,
+    )
+
+
+def open_past(
+    experiment: Experiment, teacher: Cell, seed: int, requests: Collection[PastRequest]
+) -> PastReader | None:
+    """The teacher's stored representations that channels ask for; None when they ask for none.
+
+    Raises:
+        UserError: two channels of one student ask for different ones.
+    """
+    if not requests:
+        return None
+    if len(requests) > 1:
+        raise UserError(
+            f"channels: got {len(requests)} that read the teacher's past differently, allowed: one a student. Give "
+            "them the same history_length, group, alignment, codec and half_life_days."
+        )
+    from distill.past_store import PastStore
+
+    (request,) = requests
+    return PastStore(past_folder(experiment, teacher, seed, request), experiment.data, request)
+
+
+def past_folder(experiment: Experiment, teacher: Cell, seed: int, request: PastRequest) -> Path:
+    """Where representations lie that are stored as a request says; how many are read of them does not matter."""
+    name = f"past-{request.alignment}-{request.codec}"
+    if request.item:
+        name += f"-item-{request.half_life_days:g}"
+    if request.user_events:
+        name += "-user"
+    return experiment.log_folder(teacher, seed) / name
 
 
 def teacher_log(
-    experiment: Experiment, seed: int, wanted: tuple[str, ...], representation: bool = False
+    experiment: Experiment, teacher: Cell, seed: int, wanted: tuple[str, ...], representation: bool = False
 ) -> TeacherLog:
-    """Open the log of a seed for the days that students read."""
+    """Open the log of a teacher of a seed for the days that students read."""
     schedule = experiment.schedule
     return TeacherLog(
-        experiment.log_folder(seed),
+        experiment.log_folder(teacher, seed),
         experiment.data.schema.task_names,
         wanted,
         experiment.data.fingerprint,

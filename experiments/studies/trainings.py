@@ -26,11 +26,11 @@ from distill.predictions import CellPredictions, Predictions, prediction_path
 from distill.progress import Progress
 from distill.schedule import Schedule
 from distill.structured import to_plain
-from experiments.pipeline import jobs
 from experiments.pipeline.environment import versions
 from experiments.pipeline.experiment import NONE, Experiment
 from experiments.pipeline.pool import Job, default_workers, run_jobs
 from experiments.pipeline.run import train_student_job, train_teacher_job
+from experiments.pipeline.training import REPORT, read_report, rows_of
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Model:
     def cost(self, vertical: str, seed: int) -> Cost:
         """What the model of a surface took; of all surfaces together for a name that is none of theirs."""
         cells = [cell for cell in self.cells if cell.vertical == vertical] or self.cells
-        return Cost.of([jobs.read_report(self.experiment, cell, seed) for cell in cells])
+        return Cost.of([read_report(self.experiment, cell, seed) for cell in cells])
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class Training:
     @property
     def is_done(self) -> bool:
         """True when it ended with these settings and data, through the days needed now."""
-        path = self.experiment.checkpoint_folder(self.cell, self.seed) / jobs.REPORT
+        path = self.experiment.checkpoint_folder(self.cell, self.seed) / REPORT
         if not path.is_file() or not prediction_path(self.experiment.folder, self.cell, self.seed).is_file():
             return False
         report = json.loads(path.read_text())
@@ -223,15 +223,14 @@ def _train(training: Training, progress: Progress) -> None:
     if cell != experiment.teacher_cell:
         train_student_job(experiment, cell, seed, progress)
         return
-    train_teacher_job(experiment, seed, progress)
-    shutil.rmtree(experiment.snapshot(seed, 1).parent)
+    train_teacher_job(experiment, cell, seed, progress)
+    shutil.rmtree(experiment.snapshot(cell, seed, 1).parent)
 
 
 def _rows(training: Training) -> int:
     """Examples that it reads."""
-    plan, cell = training.experiment.schedule.teacher_plan(), training.cell
-    domains = None if cell.vertical == ALL else [cell.vertical]
-    return sum(jobs.rows_of(training.experiment.data, plan.train, domains).values())
+    plan = training.experiment.schedule.teacher_plan()
+    return sum(rows_of(training.experiment.data, plan.train, training.cell.domains).values())
 
 
 def _alone(config: ExperimentConfig, name: str, folder: Path, seeds: Sequence[int]) -> ExperimentConfig:

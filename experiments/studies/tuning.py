@@ -18,9 +18,9 @@ from distill.errors import UserError
 from distill.findings import Findings
 from distill.load_config import LoadedConfig, load_config
 from distill.progress import Progress
-from experiments.pipeline import jobs
 from experiments.pipeline.environment import git_commit
 from experiments.pipeline.experiment import Experiment
+from experiments.pipeline.logs import write_log
 from experiments.pipeline.run import open_experiment, run_cells
 from experiments.studies.files import StudyFile, overrides, read_study, unequal
 from experiments.studies.tables import append_row, read_table
@@ -118,7 +118,7 @@ def _base(tuning: Tuning, progress: Progress) -> Experiment:
     experiment = open_experiment(loaded, final=False, progress=progress)
     run_cells(experiment, [_teacher_cell(experiment)], progress)
     for seed in tuning.seeds:
-        jobs.write_log(experiment, seed, progress)
+        write_log(experiment, _teacher_cell(experiment), seed, progress)
     return experiment
 
 

@@ -166,12 +166,12 @@ def test_bytes_of_an_example_are_told(base: Path, tmp_path: Path, capsys: pytest
     config = config_of(base, tmp_path / "a", ASKED)
     assert main(["teacher", str(config)]) == 0 and main(["log", str(config)]) == 0
     lines = re.findall(
-        r"teacher log seed 0 day (\d): .*, bytes per example ([\d.]+)", capsys.readouterr().err
+        r"teacher log gem seed 0 day (\d): .*, bytes per example ([\d.]+)", capsys.readouterr().err
     )
     for day, told in lines:
         size = (log_of(tmp_path / "a" / "out") / f"day-000{day}.parquet").stat().st_size
         assert float(told) == pytest.approx(size / ROWS, rel=1e-3)
-    assert [day for day, _ in lines] == ["3", "4"]
+    assert [day for day, _ in lines] == ["3", "4", "5"]
     before = {path: path.stat().st_mtime_ns for path in log_of(tmp_path / "a" / "out").iterdir()}
     assert main(["log", str(config)]) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before, "written again"

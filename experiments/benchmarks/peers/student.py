@@ -24,7 +24,7 @@ from experiments.benchmarks.peers.work import (
     TABLE_RATE_FACTOR,
     TASK,
 )
-from experiments.pipeline.jobs import first_rates
+from experiments.pipeline.training import first_rates
 from students import dcn_v2, deepfm, din
 from students.base import Student
 from students.config import DCNv2Config, DeepFMConfig, DINConfig

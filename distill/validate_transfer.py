@@ -1,0 +1,108 @@
+"""The meaning of an experiment's routes: domain teachers, who learns from whom, what channels need of it.
+
+Free of torch.
+"""
+
+from __future__ import annotations
+
+from distill.cells import JOIN
+from distill.checks import check_known, check_unique
+from distill.config import ExperimentConfig, StudentConfig, TeacherConfig
+from distill.findings import Findings, show
+from distill.registry import CHANNELS
+from distill.schema import FeatureSchema
+from distill.strict_yaml import KeyPath
+from distill.validate_models import check_against_schema, check_domain_teacher
+
+
+def check_domain_teachers(config: ExperimentConfig, schema: FeatureSchema | None, findings: Findings) -> None:
+    """Domain teachers and the students that learn from them.
+
+    Args:
+        config: the experiment; the domain teachers' options are filled in.
+        schema: the data set's schema, when it is known.
+        findings: gets the problems.
+    """
+    place = "domain_teachers"
+    check_unique([model.name for model in config.domain_teachers], (place,), findings, below=("name",))
+    for index, model in enumerate(config.domain_teachers):
+        path = (place, index)
+        check_domain_teacher(model, path, findings)
+        if schema is not None:
+            check_against_schema(model, schema, path, findings)
+        check_known([model.channel], config.channels, (*path, "channel"), findings)
+        if config.teacher is None:
+            findings.add(path, "a domain teacher without a teacher", "none, since `teacher` is null")
+        elif model.name == config.teacher.name:
+            findings.add((*path, "name"), show(model.name), "a name that the teacher has not")
+        for vertical in model.verticals:
+            if JOIN in vertical:
+                findings.add(
+                    (*path, "verticals"), show(vertical), f"surfaces without '{JOIN}' in their names"
+                )
+    if config.domain_teachers and config.schedule.kind == "frozen":
+        allowed = (
+            "progressive: under a frozen schedule domain teachers and students would learn on the same days"
+        )
+        findings.add(("schedule", "kind"), "'frozen' beside domain teachers", allowed)
+    for index, student in enumerate(config.students):
+        if student.route == "hierarchical":
+            _check_covered(student, index, config, findings)
+
+
+def _check_covered(student: StudentConfig, index: int, config: ExperimentConfig, findings: Findings) -> None:
+    """Every surface of the student has exactly one domain teacher."""
+    for vertical in student.verticals:
+        names = [model.name for model in config.domain_teachers if vertical in model.verticals]
+        if len(names) != 1:
+            got = f"'{vertical}', a surface of {' and '.join(names) or 'no domain teacher'}"
+            findings.add(("students", index, "verticals"), got, "surfaces of exactly one domain teacher")
+
+
+def check_needs(config: ExperimentConfig, findings: Findings) -> None:
+    """What the channels of students and domain teachers need of those they learn from.
+
+    Args:
+        config: the experiment.
+        findings: gets the problems.
+    """
+    if config.teacher is None:
+        return  # reported where the teacher is looked for
+    for model in config.domain_teachers:
+        _check_set(model.channel, [config.teacher], 0, config, findings)
+    for student in config.students:
+        of_domain = [m for m in config.domain_teachers if set(m.verticals) & set(student.verticals)]
+        hierarchical = student.route == "hierarchical"
+        sources: list[TeacherConfig] = [*of_domain] if hierarchical else [config.teacher]
+        others = len(config.domain_teachers) if not hierarchical else 1
+        for name in student.channels:
+            _check_set(name, sources, others, config, findings)
+
+
+def _check_set(
+    name: str, sources: list[TeacherConfig], others: int, config: ExperimentConfig, findings: Findings
+) -> None:
+    for channel, options in config.channels.get(name, {}).items():
+        if channel not in CHANNELS:
+            continue
+        path, needs = ("channels", name, channel), CHANNELS.get(channel).needs
+        if "others" in needs and not others:
+            allowed = "channels of one teacher, since there is no domain teacher"
+            findings.add(path, f"the channel '{channel}', which weighs several teachers", allowed)
+        if "representation" in needs:
+            for source in sources:
+                _check_representation(source, options.get("dim"), path, findings)
+
+
+def _check_representation(source: TeacherConfig, dim: int | None, path: KeyPath, findings: Findings) -> None:
+    """The teacher's log holds representations of the width that the channel reads."""
+    if source.representation is None:
+        got = f"a channel that reads representations, and '{source.name}' has none"
+        findings.add(path, got, "channels that read none, or a teacher with `representation`")
+        return
+    widths = [*source.representation.prefixes, source.representation.dim]
+    if dim is not None and dim not in widths:
+        allowed = (
+            f"{', '.join(map(str, widths))}: representation.dim of '{source.name}', or one of its prefixes"
+        )
+        findings.add((*path, "dim"), str(dim), allowed)

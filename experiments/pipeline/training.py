@@ -1,0 +1,239 @@
+"""One model on its way through the days: the streams it reads, the training, what is left behind."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from distill.cells import Cell
+from distill.checkpoint import save_model
+from distill.config import ComputeConfig, DelayedLabels, OptimizerConfig, StudentConfig, TeacherConfig
+from distill.dataset import DataSet
+from distill.delay import LabelRule, label_rule
+from distill.errors import UserError
+from distill.files import atomic_path
+from distill.module import DistillModule
+from distill.predictions import prediction_path, write_predictions
+from distill.progress import Progress
+from distill.protocols import Architecture, Channel
+from distill.schedule import DayPlan
+from distill.seeding import seeded
+from distill.stream import DayStream
+from distill.training import DayCallback, DayData, fit
+from experiments.pipeline.cost import counted_day, model_cost
+from experiments.pipeline.experiment import Experiment
+from experiments.pipeline.recorder import PredictionRecorder
+from experiments.pipeline.supply import Supply
+
+REPORT = "report.json"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How one model is trained, of the fields of the same names in its config."""
+
+    optimizer: OptimizerConfig
+    compute: ComputeConfig
+    delayed_labels: DelayedLabels
+
+    @staticmethod
+    def of(model: TeacherConfig | StudentConfig, optimizer: OptimizerConfig | None = None) -> Settings:
+        """Those of a model; with another optimiser when one is given."""
+        return Settings(optimizer or model.optimizer, model.compute, model.delayed_labels)
+
+
+@dataclass(frozen=True)
+class Training:
+    """One model of one seed, ready to be trained.
+
+    Attributes:
+        experiment: the experiment.
+        cell: which model.
+        seed: of the training.
+        model: the model.
+        channels: attached to it, by name.
+        settings: how it is trained.
+        supply: what it is handed beside the examples.
+    """
+
+    experiment: Experiment
+    cell: Cell
+    seed: int
+    model: Architecture
+    channels: Mapping[str, Channel]
+    settings: Settings
+    supply: Supply
+
+    def run(
+        self, plan: DayPlan, progress: Progress, after_day: Callable[[int], None] = lambda day: None
+    ) -> None:
+        """Train through the days of a plan; leave predictions, parameters and report.
+
+        Args:
+            plan: days trained on and predicted.
+            progress: shown to the user.
+            after_day: called when a day is trained, before anything is predicted.
+
+        Raises:
+            UserError: the surface has no rows on the days that are scored.
+            NonFiniteError: a loss or gradient that is not finite.
+        """
+        started = time.perf_counter(), time.process_time()
+        experiment, cell, model = self.experiment, self.cell, self.model
+        plan, rows = with_rows(experiment, cell, plan)
+        self._start_at_base_rates(plan.train[0])
+        recorder, settings = PredictionRecorder(), self.settings
+        module = DistillModule(model, self.channels, settings.optimizer, recorder, settings.compute)
+        labels = label_rule(settings.delayed_labels, experiment.data)
+        days = streams(experiment, model, settings.optimizer.batch_size, cell.domains, self.supply, labels)
+        cost = model_cost(model, days(counted_day(experiment.schedule, plan), False))
+        title = f"{cell.model} {cell.vertical} {cell.channel} seed {self.seed}"
+        callback = DayCallback(plan, progress, rows, title, after_day, self._begin_day)
+        with seeded(self.seed, "training"):  # dropout
+            reports = fit(module, DayData(days, plan), callback)
+        write_predictions(
+            prediction_path(experiment.folder, cell, self.seed), recorder.predictions(experiment, model.tasks)
+        )
+        folder = experiment.checkpoint_folder(cell, self.seed)
+        save_model(
+            model, folder / "model.safetensors", {"trained_through": plan.train[-1], "seed": self.seed}
+        )
+        report = {
+            "config_hash": experiment.config_hash,
+            "data_fingerprint": experiment.data.fingerprint,
+            "last_day": experiment.schedule.last_day,
+            "cell_id": cell.cell_id,
+            "seed": self.seed,
+            **asdict(cost),
+            "train_flops": sum(day.flops for day in reports),
+            "seconds": time.perf_counter() - started[0],
+            "cpu_seconds": time.process_time() - started[1],
+            "days": [asdict(day) for day in reports],
+        }
+        with atomic_path(folder / REPORT) as temporary:
+            temporary.write_text(json.dumps(report, indent=1) + "\n")
+
+    def _start_at_base_rates(self, day: int) -> None:
+        rates = first_rates(self.experiment.data, day, self.cell.domains)
+        parts: list[Architecture | Channel] = [self.model, *self.channels.values()]
+        for part in parts:
+            part.set_base_rates(rates)
+
+    def _begin_day(self, day: int) -> None:
+        for channel in self.channels.values():
+            channel.begin_day(day, self.supply.snapshot(day) if "snapshot" in channel.needs else None)
+
+
+def is_current(experiment: Experiment, cell: Cell, seed: int) -> bool:
+    """True when a training ended with these settings and data, through the days needed now, and left predictions."""
+    path = experiment.checkpoint_folder(cell, seed) / REPORT
+    if not path.is_file() or not prediction_path(experiment.folder, cell, seed).is_file():
+        return False
+    report = json.loads(path.read_text())
+    same = report["config_hash"] == experiment.config_hash
+    same = same and report["data_fingerprint"] == experiment.data.fingerprint
+    # A final run has predicted the tune days on its way to the test days.
+    return same and report["last_day"] >= experiment.schedule.last_day
+
+
+def read_report(experiment: Experiment, cell: Cell, seed: int) -> dict[str, Any]:
+    """What a finished training left behind."""
+    return json.loads((experiment.checkpoint_folder(cell, seed) / REPORT).read_text())
+
+
+def with_rows(experiment: Experiment, cell: Cell, plan: DayPlan) -> tuple[DayPlan, dict[int, int]]:
+    """The plan without the days on which the cell's surface has no rows, and the rows of all of its days."""
+    rows = rows_of(experiment.data, sorted({*plan.train, *plan.predicted}), cell.domains)
+    plan = plan.only([day for day, count in rows.items() if count])
+    _refuse_unscored(experiment, cell, plan)
+    return plan, rows
+
+
+def _refuse_unscored(experiment: Experiment, cell: Cell, plan: DayPlan) -> None:
+    for split, days in experiment.schedule.scored_days.items():
+        if not set(days) & set(plan.predicted):
+            raise UserError(
+                f"student '{cell.model}': vertical '{cell.vertical}' has no rows to predict on the {split} days "
+                f"{days}. Leave the vertical out, or choose other days."
+            )
+
+
+def first_rates(data: DataSet, day: int, domains: Sequence[str] | None) -> dict[str, Tensor]:
+    """Rate of each domain on the first day trained on, from labels that are known then; NaN for other domains.
+
+    Args:
+        data: the data set.
+        day: the first day.
+        domains: the domains the model sees; None for all.
+
+    Returns:
+        Task to float64 [D].
+    """
+    rates = {
+        task: torch.from_numpy(of_task) for task, of_task in data.base_rates([day], matured=True).items()
+    }
+    if domains is None:
+        return rates
+    seen = torch.zeros(len(data.schema.domains), dtype=torch.bool)
+    seen[[data.schema.domain_index(name) for name in domains]] = True
+    return {task: torch.where(seen, of_task, torch.nan) for task, of_task in rates.items()}
+
+
+def rows_of(data: DataSet, days: Sequence[int], domains: Sequence[str] | None) -> dict[int, int]:
+    """Number of examples of each day, of some domains or of all."""
+    if domains is None:
+        return {day: data.rows_per_day[day] for day in days}
+    return {day: int(in_domains(data, data.outcomes(day).domain, domains).sum()) for day in days}
+
+
+def in_domains(data: DataSet, domain: np.ndarray, domains: Sequence[str] | None) -> np.ndarray:
+    """Which rows are of some domains, or of any; bool [N] of domain indices [N]."""
+    if domains is None:
+        return np.ones(len(domain), bool)
+    return np.isin(domain, [data.schema.domain_index(name) for name in domains])
+
+
+def streams(
+    experiment: Experiment,
+    model: Architecture,
+    batch_size: int,
+    domains: Sequence[str] | None,
+    supply: Supply,
+    labels: LabelRule | None = None,
+) -> Callable[[int, bool], IterableDataset]:
+    """A model's stream of each day: (day, True when it is trained on) to batches.
+
+    Args:
+        experiment: the experiment.
+        model: says what it reads.
+        batch_size: examples per step.
+        domains: whose rows; None for all.
+        supply: what is handed beside the examples.
+        labels: what is learnt from; matured labels unless given.
+    """
+
+    def days(day: int, training: bool) -> IterableDataset:
+        return DayStream(
+            experiment.data,
+            day,
+            batch_size,
+            model.features,
+            model.dense_features,
+            history_length=model.history_length,
+            content=model.content,
+            domains=domains,
+            teacher=supply.log if training or supply.served else None,
+            labels=labels if training else None,
+            others=supply.others if training else None,
+            past=supply.past,
+        )
+
+    return days
