@@ -21,7 +21,7 @@ from typing import Any, Literal, Protocol
 
 import yaml
 
-from distill.cells import Cell
+from distill.cells import DOMAIN_TEACHER, Cell
 from distill.config import ExperimentConfig
 from distill.errors import UserError
 from distill.files import atomic_path
@@ -170,6 +170,7 @@ class WandbTracker:
         models = {
             STUDENT: self._settings.get("students") or [],
             TEACHER: [self._settings.get("teacher") or {}],
+            DOMAIN_TEACHER: self._settings.get("domain_teachers") or [],
         }
         named = (model for model in models.get(cell.role, []) if model.get("name") == cell.model)
         return str(next(named, {}).get("architecture", cell.model)).rsplit(":", maxsplit=1)[-1]

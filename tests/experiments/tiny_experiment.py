@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,9 @@ def write_experiment(folder: Path, data: Path, cache: Path, **changes: Any) -> P
         for parent in parents:
             inner = inner[parent]
         inner[last] = value
+    content = json.loads(
+        json.dumps(content)
+    )  # parts used twice are written twice: the YAML allows no anchors
     folder.mkdir(parents=True)
     (folder / "tiny.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     return folder / "tiny.yaml"
