@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from adapters.config import AuxiliaryHeadConfig
+from adapters.distill_head import DistillHead, check_tasks, tap_width, weights_of
 from distill.batch import Batch
-from distill.errors import UserError, nearest
-from distill.losses import base_rate_logits, masked_bce, scale_gradient, soft_labels, start_bias
+from distill.losses import masked_bce, soft_labels
 from distill.protocols import Architecture, Channel, Output
 from distill.schema import FeatureSchema
 from distill.seeding import seeded
@@ -40,7 +39,6 @@ class AuxiliaryHead(Channel):
         super().__init__()
         self.config = config
         self.seed = seed
-        self.tasks: tuple[str, ...] = ()
 
     def attach(self, student: Architecture) -> None:
         """Build the head on the student's tap.
@@ -49,43 +47,24 @@ class AuxiliaryHead(Channel):
             UserError: the student has no such tap.
         """
         config = self.config
-        if config.tap not in student.tap_widths:
-            taps = student.tap_widths
-            raise UserError(
-                f"ah.tap: got '{config.tap}', allowed: {', '.join(taps)}. {nearest(config.tap, taps)}"
-            )
-        self.tasks = student.tasks
-        weights = torch.tensor([config.task_weights.get(task, 1.0) for task in self.tasks])
+        width = tap_width(student, config.tap, "ah")
+        weights = weights_of(config.task_weights, student.tasks)
         self.register_buffer("task_weights", weights, persistent=False)
         with seeded(self.seed, "channel.ah"):
-            self.hidden = _hidden_layers(student.tap_widths[config.tap], config.hidden)
-            width = config.hidden[-1] if config.hidden else student.tap_widths[config.tap]
-            self.head = nn.Linear(width, len(self.tasks))
+            self.head = DistillHead(width, config.hidden, student.tasks, config.beta)
 
     def set_base_rates(self, rates: Mapping[str, Tensor]) -> None:
         """The head starts where its targets lie: at alpha times the rate."""
-        start_bias(self.head.bias, base_rate_logits(rates, self.tasks, self.config.alpha))
+        self.head.set_base_rates(rates, self.config.alpha)
 
     def loss(self, output: Output, batch: Batch, student: Architecture) -> tuple[Tensor, dict[str, Tensor]]:
         targets, mask, clipped = soft_labels(batch, student, self.config.alpha)
-        entry = scale_gradient(output.taps[self.config.tap], self.config.beta)
-        loss = masked_bce(self.head(self.hidden(entry)), targets, mask, self.task_weights)
+        logits = self.head(output.taps[self.config.tap])
+        loss = masked_bce(logits, targets, mask, self.task_weights)
         return self.config.weight * loss, {"loss": loss.detach(), "clipped": clipped}
 
 
 def build(config: AuxiliaryHeadConfig, schema: FeatureSchema, seed: int) -> AuxiliaryHead:
     """Builder for the registry; UserError when a weight is given to a task that the schema lacks."""
-    for task in config.task_weights:
-        if task not in schema.tasks:
-            tasks = schema.task_names
-            raise UserError(
-                f"ah.task_weights: got '{task}', allowed: {', '.join(tasks)}. {nearest(task, tasks)}"
-            )
+    check_tasks(config.task_weights, schema, "ah")
     return AuxiliaryHead(config, seed)
-
-
-def _hidden_layers(width: int, hidden: list[int]) -> nn.Sequential:
-    layers = nn.Sequential()
-    for before, after in zip([width, *hidden], hidden, strict=False):
-        layers.extend([nn.Linear(before, after), nn.ReLU()])
-    return layers

@@ -81,9 +81,9 @@ def test_auxiliary_head_by_hand(hidden: list[int]) -> None:
     output = student(batch)
     entry = output.taps["penultimate"]
     if hidden:
-        layer: Any = channel.hidden[0]
+        layer: Any = channel.head.hidden[0]
         entry = (entry @ layer.weight.T + layer.bias).clamp_min(0)
-    logits = entry @ channel.head.weight.T + channel.head.bias
+    logits = entry @ channel.head.output.weight.T + channel.head.output.bias
     loss, logs = channel.loss(output, batch, student)
     expected = expected_loss(logits, batch, 3.0, (1, 2))
     assert logs["loss"].item() == pytest.approx(expected, rel=1e-5)
@@ -131,7 +131,7 @@ def test_beta_does_not_scale_the_heads_own_gradient(beta: float) -> None:
         student, batch = make_student("dlrm", SCHEMA), batch_of()
         channel = auxiliary_head(student, beta=factor)
         loss, _ = channel.loss(student(batch), batch, student)
-        own.append(torch.autograd.grad(loss, channel.head.weight)[0])
+        own.append(torch.autograd.grad(loss, channel.head.output.weight)[0])
     assert own[0].any() and torch.equal(own[0], own[1])
 
 
@@ -243,17 +243,17 @@ def test_a_channel_that_weighs_something_changes_the_student() -> None:
 def test_seed_decides_the_head() -> None:
     student = make_student("dlrm", SCHEMA)
     torch.manual_seed(1)
-    first = auxiliary_head(student, seed=3).head.weight
+    first = auxiliary_head(student, seed=3).head.output.weight
     torch.manual_seed(2)
-    assert torch.equal(auxiliary_head(student, seed=3).head.weight, first)
-    assert not torch.equal(auxiliary_head(student, seed=4).head.weight, first)
+    assert torch.equal(auxiliary_head(student, seed=3).head.output.weight, first)
+    assert not torch.equal(auxiliary_head(student, seed=4).head.output.weight, first)
 
 
 def test_head_starts_at_the_scaled_rate() -> None:
     channel = auxiliary_head(make_student("dlrm", SCHEMA), alpha=0.5)
     rates = {task: torch.tensor([0.4, math.nan, math.nan], dtype=torch.float64) for task in SCHEMA.task_names}
     channel.set_base_rates(rates)
-    assert channel.head.bias.tolist() == pytest.approx([math.log(0.2 / 0.8)] * 2)
+    assert channel.head.output.bias.tolist() == pytest.approx([math.log(0.2 / 0.8)] * 2)
 
 
 def test_the_head_is_no_part_of_the_student() -> None:
@@ -261,7 +261,7 @@ def test_the_head_is_no_part_of_the_student() -> None:
     names = set(student.state_dict())
     channel = auxiliary_head(student)
     assert set(student.state_dict()) == names
-    assert {name for name, _ in channel.named_parameters()} == {"head.weight", "head.bias"}
+    assert {name for name, _ in channel.named_parameters()} == {"head.output.weight", "head.output.bias"}
 
 
 @pytest.mark.parametrize(
