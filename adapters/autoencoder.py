@@ -10,6 +10,7 @@ Shape letters: B examples, C columns of all chosen taps side by side, T taps, D 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 import torch
@@ -39,7 +40,6 @@ class Autoencoder(Channel):
     """
 
     needs = frozenset()
-    own_optimizer = True
     prefix_mask: Tensor
 
     def __init__(self, config: RepresentationConfig, seed: int):
@@ -73,6 +73,10 @@ class Autoencoder(Channel):
             self.encoder = nn.Sequential(*_layers([sum(widths), *config.hidden, config.dim]), nn.Tanh())
             self.decoder = nn.Sequential(*_layers([config.dim, *reversed(config.hidden), sum(widths)]))
         self.optimizer = torch.optim.Adam(self.parameters(), lr=config.learning_rate)
+
+    def dense_parameters(self) -> Iterable[nn.Parameter]:
+        """None: `step` updates them all."""
+        return ()
 
     def encode(self, output: Output) -> Tensor:
         """The representation of a batch.

@@ -39,7 +39,7 @@ class OptimizerConfig:
         table_learning_rate: of the embedding tables (fused row-wise AdaGrad).
         weight_decay: of the dense parameters (decoupled).
         clip_norm: largest norm of the model's dense gradient, and of each channel's; 0 leaves them alone. Fused tables,
-            and channels with an optimiser of their own, are never clipped.
+            and what a channel trains by an optimiser of its own, are never clipped.
     """
 
     batch_size: int = 512

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import lightning as L
@@ -104,7 +104,7 @@ class DistillModule(L.LightningModule):
             return
         # Each part by itself: a channel's own gradient must not shrink the student's.
         for part in self._optimized():
-            norm = torch.nn.utils.clip_grad_norm_(dense_parameters(part), self.settings.clip_norm)
+            norm = torch.nn.utils.clip_grad_norm_(part, self.settings.clip_norm)
             if not torch.isfinite(norm):
                 raise NonFiniteError(
                     f"norm of the dense gradient is {norm.item()} {self._place()}. {_ADVICE}"
@@ -114,14 +114,18 @@ class DistillModule(L.LightningModule):
         self.recorder.add(batch, self.forward_pass(batch))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        parameters = [parameter for part in self._optimized() for parameter in dense_parameters(part)]
+        parameters = [parameter for part in self._optimized() for parameter in part]
         settings = self.settings
         kind = torch.optim.AdamW if settings.weight_decay else torch.optim.Adam
         return kind(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
 
-    def _optimized(self) -> list[nn.Module]:
-        """The model, and the channels that have no optimiser of their own."""
-        return [self.model, *(channel for channel in self.channels.values() if not channel.own_optimizer)]
+    def _optimized(self) -> list[Iterable[nn.Parameter]]:
+        """Parameters of the model, and of each channel those that no optimiser of its own trains."""
+        parts: list[Iterable[nn.Parameter]] = [dense_parameters(self.model)]
+        for channel in self.channels.values():
+            assert isinstance(channel, Channel)
+            parts.append(channel.dense_parameters())
+        return parts
 
     def take_means(self) -> dict[str, float]:
         """Means of what was logged since the last call, over steps."""

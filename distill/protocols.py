@@ -7,7 +7,7 @@ channel gives.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from distill.batch import Batch
 from distill.past import PastRequest
 from distill.schema import FeatureSchema
-from kernels.embedding import EmbeddingTables
+from kernels.embedding import EmbeddingTables, dense_parameters
 
 Need = Literal["logits", "representation", "served_representation", "others", "snapshot"]
 """What a channel may need: the teacher's logits of the examples trained on, in `batch.teacher`; its representations of
@@ -101,18 +101,19 @@ class Channel(nn.Module, ABC):
         needs: what else training must hand over; see `Need`.
         fields: names of the fields [B, D] that it gives the student.
         past: what of the teacher's earlier representations the batch must carry, trained on or predicted.
-        own_optimizer: True when `step` updates all of the channel's parameters; the model's optimiser and its
-            clipping then leave them alone.
     """
 
     touches_serving_head: bool = False
     needs: frozenset[Need] = frozenset({"logits"})
     fields: tuple[str, ...] = ()
     past: PastRequest | None = None
-    own_optimizer: bool = False
 
     def attach(self, student: Architecture) -> None:
         """Build what only training needs, such as auxiliary heads, once the student's taps are known."""
+
+    def dense_parameters(self) -> Iterable[nn.Parameter]:
+        """The parameters that the model's optimiser trains and clips: all, less those that `step` updates."""
+        return dense_parameters(self)
 
     def set_base_rates(self, rates: Mapping[str, Tensor]) -> None:
         """Start the channel's own biases at the data's rate, after `attach`.

@@ -312,7 +312,7 @@ def test_tap_that_is_not_finite_stops_before_any_update() -> None:
 
 def test_names_of_what_is_kept() -> None:
     channel = autoencoder(teacher())
-    assert not channel.needs and not channel.touches_serving_head and channel.own_optimizer
+    assert not channel.needs and not channel.touches_serving_head and not list(channel.dense_parameters())
     assert set(channel.state_dict()) == {
         *(f"standardize.{name}" for name in ("mean", "variance", "steps")),
         *(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distill.batch import Batch
 from distill.config import OptimizerConfig
@@ -228,6 +228,25 @@ def test_channels_gradient_does_not_shrink_the_students(data: DataSet) -> None:
     beside, _ = one_step(data, Detached(), clip_norm=0.01)
     assert norm(beside, "channels") == pytest.approx(0.01, rel=1e-3)
     assert changed(alone, {name: g for name, g in beside.items() if name.startswith("model")}) == set()
+
+
+class Halved(Own):
+    """Its bias is trained by an optimiser of its own."""
+
+    def dense_parameters(self) -> list[nn.Parameter]:
+        return list(self.head.parameters())[:1]
+
+
+def test_what_a_channel_trains_by_itself_is_neither_optimised_nor_clipped(data: DataSet) -> None:
+    free, _ = one_step(data, Halved(weight=100.0))
+    clipped, _ = one_step(data, Halved(weight=100.0), clip_norm=0.01)
+    assert norm(clipped, "channels.own0.head.weight") == pytest.approx(0.01, rel=1e-3)
+    assert torch.equal(free["channels.own0.head.bias"], clipped["channels.own0.head.bias"])
+    channel = Halved()
+    channel.attach(Tiny(data.schema))
+    module = DistillModule(Tiny(data.schema), {"halved": channel}, OptimizerConfig(), Memory())
+    optimized = {id(p) for group in module.configure_optimizers().param_groups for p in group["params"]}
+    assert id(channel.head.weight) in optimized and id(channel.head.bias) not in optimized
 
 
 @pytest.mark.parametrize("settings", [{}, {"clip_norm": 0.01, "weight_decay": 0.1}])
