@@ -3,7 +3,9 @@
 No history is written into the examples; whatever is stored per event shares this index. Two rules stand here
 and nowhere else: an event is seen only strictly after its time, and its label only once it is matured.
 
-Shape letters: B queries, T events found, E events stored, U users, K tasks, L most events asked for.
+The look-up itself (`last_before`, `positions`) is for any keys with rising times: `distill.past_index` uses it too.
+
+Shape letters: B queries, T events found, E events stored, U users or other keys, K tasks, L most events asked for.
 """
 
 from __future__ import annotations
@@ -27,6 +29,13 @@ class EventStore:
     Args:
         folder: the data set's `events` folder.
 
+    Attributes:
+        user_id: int64 [U], rising.
+        offsets: int64 [U + 1], where each user's events begin.
+        time, item, domain, label, matures: of every event, [E] or [E, K].
+        example_id: int64 [E], by which whatever was logged of an example finds its event; -1 where the event is no row
+            of the log. No batch carries it.
+
     Raises:
         DataError: a file of the index is missing or cut off.
     """
@@ -40,9 +49,11 @@ class EventStore:
         self.domain = self._open("domain")
         self.label = self._open("label")
         self.matures = self._open("matures")
+        self.example_id = self._open("example_id")
         # Per task, the longest wait for a label: older events are matured without a look at `matures`.
         self._longest_wait = self._open("longest_wait")
-        lengths = {len(column) for column in (self.time, self.item, self.domain, self.label, self.matures)}
+        columns = (self.time, self.item, self.domain, self.label, self.matures, self.example_id)
+        lengths = {len(column) for column in columns}
         if lengths != {int(self.offsets[-1])}:
             raise DataError(f"{self.folder}: columns differ in length. {_DAMAGED}")
 
@@ -77,10 +88,7 @@ class EventStore:
         Returns:
             Start and stop positions in the index, int64 [B] each.
         """
-        assert limit >= 1, f"history limit: got {limit}, allowed: at least 1"
-        begin, end = self._segments(user_id)
-        stop = _first_not_before(self.time, begin, end, timestamp)
-        return np.maximum(begin, stop - limit), stop
+        return last_before(self.user_id, self.offsets, self.time, user_id, timestamp, limit)
 
     def gather(self, start: np.ndarray, stop: np.ndarray, timestamp: np.ndarray) -> Events:
         """The events at these positions.
@@ -89,36 +97,25 @@ class EventStore:
             start, stop: int64 [B], from `locate`.
             timestamp: int64 [B] ms, the queries' own times, which decide what labels are matured.
         """
-        lengths = stop - start
-        offsets = np.zeros(len(lengths) + 1, np.int64)
-        np.cumsum(lengths, out=offsets[1:])
-        index = np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], lengths)
-        time = _take(self.time, index)
+        offsets, index = positions(start, stop)
+        time = take(self.time, index)
         return Events(
             offsets=torch.from_numpy(offsets),
-            item=torch.from_numpy(_take(self.item, index)),
+            item=torch.from_numpy(take(self.item, index)),
             time=torch.from_numpy(time),
-            domain=torch.from_numpy(_take(self.domain, index).astype(np.int64)),
-            labels=torch.from_numpy(self._matured(index, time, timestamp, lengths)),
+            domain=torch.from_numpy(take(self.domain, index).astype(np.int64)),
+            labels=torch.from_numpy(self._matured(index, time, timestamp, stop - start)),
         )
 
     def _matured(
         self, index: np.ndarray, time: np.ndarray, timestamp: np.ndarray, lengths: np.ndarray
     ) -> np.ndarray:
-        labels = _take(self.label, index)
+        labels = take(self.label, index)
         for k in np.flatnonzero(self._longest_wait):
             recent = np.flatnonzero(time > np.repeat(timestamp - self._longest_wait[k], lengths))
             now = np.repeat(timestamp, lengths)[recent]
             labels[recent[self.matures[index[recent], k] > now], k] = UNKNOWN
         return labels
-
-    def _segments(self, user_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if not len(self.user_id):
-            return np.zeros_like(user_id), np.zeros_like(user_id)
-        row = np.minimum(np.searchsorted(self.user_id, user_id), len(self.user_id) - 1)
-        known = self.user_id[row] == user_id
-        begin = self.offsets[row]
-        return begin, np.where(known, self.offsets[row + 1], begin)
 
     def _open(self, name: str) -> np.ndarray:
         path = self.folder / f"{name}.npy"
@@ -129,9 +126,54 @@ class EventStore:
             raise DataError(f"{path}: not readable ({error}). {_DAMAGED}") from error
 
 
-def _take(values: np.ndarray, index: np.ndarray) -> np.ndarray:
+def last_before(
+    keys: np.ndarray, offsets: np.ndarray, time: np.ndarray, key: np.ndarray, now: np.ndarray, limit: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where the last entries of these keys strictly before these times lie.
+
+    Args:
+        keys: int64 [U], rising.
+        offsets: int64 [U + 1], where each key's entries begin.
+        time: int64 [E], rising within a key.
+        key: int64 [B]; an unknown key has no entries.
+        now: int64 [B], in the unit of `time`.
+        limit: L, at least 1.
+
+    Returns:
+        Start and stop positions, int64 [B] each, at most L apart.
+    """
+    assert limit >= 1, f"history limit: got {limit}, allowed: at least 1"
+    begin, end = _segments(keys, offsets, key)
+    stop = _first_not_before(time, begin, end, now)
+    return np.maximum(begin, stop - limit), stop
+
+
+def positions(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All positions between these starts and stops, one query after the other.
+
+    Args:
+        start, stop: int64 [B].
+
+    Returns:
+        Offsets int64 [B + 1] of the queries, and positions int64 [T].
+    """
+    lengths = stop - start
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets, np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], lengths)
+
+
+def take(values: np.ndarray, index: np.ndarray) -> np.ndarray:
     """values[index], faster: the index is known to lie inside, and "clip" skips a buffered copy."""
     return values.take(index, axis=0, mode="clip")
+
+
+def _segments(keys: np.ndarray, offsets: np.ndarray, key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if not len(keys):
+        return np.zeros_like(key), np.zeros_like(key)
+    row = np.minimum(np.searchsorted(keys, key), len(keys) - 1)
+    begin = offsets[row]
+    return begin, np.where(keys[row] == key, offsets[row + 1], begin)
 
 
 def _first_not_before(time: np.ndarray, begin: np.ndarray, end: np.ndarray, now: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 from distill.sources.npy import create_npy
 
 CHUNK = 1 << 20
-COLUMNS = ("user_id", "time", "item", "domain", "label", "matures")
+COLUMNS = ("user_id", "time", "item", "domain", "label", "matures", "example_id")
 DTYPES = {
     "user_id": np.int64,
     "time": np.int64,
@@ -24,7 +24,10 @@ DTYPES = {
     "domain": np.int32,
     "label": np.int8,
     "matures": np.int64,
+    "example_id": np.int64,
 }
+NO_EXAMPLE = -1
+"""The example id of an event that is no row of the log, such as one from before day 1."""
 
 
 class EventBuilder:
@@ -50,9 +53,11 @@ class EventBuilder:
         domain: np.ndarray,
         labels: np.ndarray,
         matures: np.ndarray,
+        example_id: np.ndarray,
     ) -> None:
         """Add events: [E], labels and matures [E, K]. The reader hides labels that are not matured."""
-        values = dict(zip(COLUMNS, (user_id, time, item, domain, labels, matures), strict=True))
+        columns = (user_id, time, item, domain, labels, matures, example_id)
+        values = dict(zip(COLUMNS, columns, strict=True))
         for name, file in self._files.items():
             shape = (len(user_id), self._tasks) if name in ("label", "matures") else (len(user_id),)
             array = np.asarray(values[name])

@@ -32,11 +32,11 @@ from distill.errors import DataError
 from distill.rows import Rows, check_rows, conform, decode
 from distill.schema import FeatureSchema
 from distill.sources.content import ContentBuilder
-from distill.sources.events import EventBuilder
+from distill.sources.events import NO_EXAMPLE, EventBuilder
 
 ROW_GROUP = 65_536
 # Part of every fingerprint: raise it when the prepared form changes, so that cached data sets are made anew.
-PREPARED_VERSION = 1
+PREPARED_VERSION = 2
 MANIFEST = "manifest.json"
 CONTENT = "content"
 
@@ -132,7 +132,9 @@ class PreparedWriter:
         self._rows_per_day[day] += len(rows)
         self._ids.write(rows.example_id.tobytes())
         item = rows.single[rows.names.index(self.schema.item_feature)]
-        self._events.append(rows.user_id, rows.timestamp, item, rows.domain, rows.labels, rows.matures)
+        self._events.append(
+            rows.user_id, rows.timestamp, item, rows.domain, rows.labels, rows.matures, rows.example_id
+        )
 
     def write_truth(self, day: int, example_id: np.ndarray, probabilities: Mapping[str, np.ndarray]) -> None:
         """Keep the true probabilities of a simulated day; never an input.
@@ -184,7 +186,8 @@ class PreparedWriter:
                 )
         windows = np.array([task.window_ms for task in self.schema.tasks.values()])
         matures = np.maximum(matures, np.asarray(time)[:, None] + windows)
-        self._events.append(user_id, time, item, domain, labels, matures)
+        none = np.full(len(user_id), NO_EXAMPLE)
+        self._events.append(user_id, time, item, domain, labels, matures, none)
 
     def add_content(self, name: str, item: np.ndarray, vectors: np.ndarray) -> None:
         """Add content vectors, in any order of items and in parts; an item without one is missing.

@@ -11,7 +11,7 @@ import torch
 
 from distill.batch import Events
 from distill.errors import DataError
-from distill.history import EventStore
+from distill.history import EventStore, last_before, positions
 from distill.sources.events import EventBuilder
 
 ABC: dict[str, list] = {
@@ -22,6 +22,7 @@ ABC: dict[str, list] = {
     "domain": [0, 1, 1, 0],
     "labels": [[1, 1], [0, 0], [1, 0], [-1, 1]],
     "matures": [[30, 90], [20, 20], [10, 10], [20, 50]],
+    "example_id": [73, 78, -1, 72],
 }
 
 
@@ -103,7 +104,9 @@ def test_empty_store_has_no_events(tmp_path: Path) -> None:
 
 def test_events_of_one_time_keep_the_order_of_arrival(tmp_path: Path) -> None:
     same = {"user_id": [1] * 3, "time": [5] * 3, "item": [30, 10, 20], "domain": [0] * 3}
-    store = build(tmp_path, same | {"labels": [[0]] * 3, "matures": [[5]] * 3}, tasks=1)
+    store = build(
+        tmp_path, same | {"labels": [[0]] * 3, "matures": [[5]] * 3, "example_id": [-1] * 3}, tasks=1
+    )
     assert ask(store, [(1, 6)]).item.tolist() == [30, 10, 20]
 
 
@@ -116,6 +119,25 @@ def test_parts_appended_one_by_one_give_the_same_index(tmp_path: Path) -> None:
     assert ask(EventStore(tmp_path / "parts"), queries).labels.equal(
         ask(build(tmp_path, ABC), queries).labels
     )
+
+
+def test_every_event_carries_its_example(store: EventStore) -> None:
+    assert store.example_id.tolist() == [-1, 72, 73, 78]  # user 3, oldest first, then user 8
+
+
+def test_one_look_up_serves_any_keys_with_rising_times() -> None:
+    # Key 2 has entries at days 1, 4, 4, 6; key 5 one at day 4.
+    keys, offsets, days = np.array([2, 5]), np.array([0, 4, 5]), np.array([1, 4, 4, 6, 4])
+    asked, now = np.array([2, 2, 5, 5, 3]), np.array([4, 6, 4, 5, 9])
+    start, stop = last_before(keys, offsets, days, asked, now, limit=2)
+    assert start.tolist()[:4] == [0, 1, 4, 4] and stop.tolist()[:4] == [1, 3, 4, 5]
+    assert start[4] == stop[4]
+
+
+def test_positions_of_all_queries_lie_one_after_the_other() -> None:
+    offsets, index = positions(np.array([3, 7, 0]), np.array([5, 7, 1]))
+    assert offsets.tolist() == [0, 2, 2, 3]
+    assert index.tolist() == [3, 4, 0]
 
 
 def test_random_histories_equal_a_plain_search(tmp_path: Path) -> None:
@@ -131,6 +153,7 @@ def test_random_histories_equal_a_plain_search(tmp_path: Path) -> None:
         # One task at once, one late, one sometimes very late.
         "matures": time[:, None]
         + np.stack([np.zeros(n), rng.integers(0, 20, n), rng.integers(0, 3, n) * 40], 1),
+        "example_id": np.arange(n),
     }
     store = build(tmp_path, {name: values.tolist() for name, values in columns.items()}, tasks)
     queries = list(zip(rng.integers(0, 90, 200).tolist(), rng.integers(-2, 70, 200).tolist(), strict=True))

@@ -112,6 +112,16 @@ def test_extra_events_come_before_the_rows(tmp_path: Path) -> None:
     assert events.labels.tolist() == [[1, -1], [0, 0], [1, 1], [0, 0]]
 
 
+def test_events_of_rows_carry_their_example_and_extra_ones_none(tmp_path: Path) -> None:
+    with writer(tmp_path / "d") as out:
+        out.write_day(1, day_table(1))
+        one = np.array([4])
+        out.add_events(one, np.array([-10]), one, np.array([0]), np.array([[1, 1]]), np.zeros((1, 2)))
+    ids = EventStore(tmp_path / "d" / "events").example_id.tolist()
+    # Two rows of each user 0 to 4, in order; user 4 has an event from before.
+    assert ids == [100_000 + i for i in (0, 5, 1, 6, 2, 7, 3, 8)] + [-1, 100_004, 100_009]
+
+
 def test_labels_of_extra_events_wait_for_their_window(tmp_path: Path) -> None:
     with writer(tmp_path / "d") as out:
         out.write_day(1, day_table(1))
