@@ -119,6 +119,7 @@ class Batch:
             up to its LARGEST_TARGET; 0 where unknown.
         label_mask: bool [B, K]; False where nothing is learnt, such as from a label that is not matured when the day
             is trained on.
+        matured: bool [B, K], where `labels` holds a matured label, by whichever rule training learns.
         history: the users' last events, when asked for.
         teacher: the teacher log's rows, when asked for.
         others: those of the other teachers by name, when asked for.
@@ -135,6 +136,7 @@ class Batch:
     dense: Tensor
     labels: Tensor
     label_mask: Tensor
+    matured: Tensor
     history: Events | None = None
     teacher: TeacherSignal | None = None
     others: dict[str, TeacherSignal] = field(default_factory=dict)

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
+from distill.delay import Targets
 from distill.rows import Rows
 
 
@@ -29,6 +29,7 @@ class Block:
         dense: float32 [R, N].
         labels: float32 [R, K], targets of training; 0 where it may not use the label.
         label_mask: bool [R, K].
+        matured: bool [R, K], where the target is a matured label.
         multi: multi-valued features by name, as (offsets int64 [R + 1], ids int64).
     """
 
@@ -40,19 +41,19 @@ class Block:
     dense: Tensor
     labels: Tensor
     label_mask: Tensor
+    matured: Tensor
     multi: dict[str, tuple[Tensor, Tensor]]
 
     def __len__(self) -> int:
         return self.example_id.numel()
 
     @classmethod
-    def from_rows(cls, rows: Rows, labels: np.ndarray, mask: np.ndarray) -> Block:
+    def from_rows(cls, rows: Rows, targets: Targets) -> Block:
         """Wrap decoded rows without copying them.
 
         Args:
             rows: decoded rows.
-            labels: float32 [R, K], what training on the day learns from (`distill.delay`).
-            mask: bool [R, K], False where it may not.
+            targets: what training on the day learns from.
         """
         tensor = torch.from_numpy
         return cls(
@@ -62,8 +63,9 @@ class Block:
             domain=tensor(rows.domain),
             single=tensor(rows.single),
             dense=tensor(rows.dense),
-            labels=tensor(labels),
-            label_mask=tensor(mask),
+            labels=tensor(targets.labels),
+            label_mask=tensor(targets.mask),
+            matured=tensor(targets.matured),
             multi={name: (tensor(offsets), tensor(ids)) for name, (offsets, ids) in rows.multi.items()},
         )
 
@@ -79,6 +81,7 @@ class Block:
             self.dense[part],
             self.labels[part],
             self.label_mask[part],
+            self.matured[part],
             {name: _slice_jagged(*jagged, start, stop) for name, jagged in self.multi.items()},
         )
 

@@ -106,7 +106,7 @@ class DayReader:
         if self.validate:
             check_rows(rows, schema, self.dense, where)
             self._check_follows(rows, group, where)
-        block = Block.from_rows(rows, *self.labels(rows, self.day))
+        block = Block.from_rows(rows, self.labels(rows, self.day))
         return block if self._all else block.take(self._select(block.domain.numpy()))
 
     def _select(self, domain: np.ndarray) -> torch.Tensor:

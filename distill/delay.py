@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -59,6 +59,20 @@ _FINEST = 4096  # the first bucket is the window divided by this; each of the ot
 _LOGGER = logging.getLogger(__name__)
 
 
+class Targets(NamedTuple):
+    """What training on a day learns from.
+
+    Attributes:
+        labels: float32 [R, K], 0 where there is none.
+        mask: bool [R, K], where there is one.
+        matured: bool [R, K], where that is a matured label, whatever the rule; part of the mask.
+    """
+
+    labels: np.ndarray
+    mask: np.ndarray
+    matured: np.ndarray
+
+
 class LabelRule(Protocol):
     """Which labels of which rows training on a day learns from."""
 
@@ -66,8 +80,8 @@ class LabelRule(Protocol):
     def kind(self) -> DelayedLabels:
         """Its name in configs."""
 
-    def __call__(self, rows: Rows, day: int) -> tuple[np.ndarray, np.ndarray]:
-        """Targets float32 [R, K], 0 where there is none, and bool [R, K], where there is one."""
+    def __call__(self, rows: Rows, day: int) -> Targets:
+        """What training on a day learns from these rows."""
 
 
 def label_rule(kind: DelayedLabels, data: DataSet) -> LabelRule:
@@ -88,7 +102,7 @@ def label_rule(kind: DelayedLabels, data: DataSet) -> LabelRule:
         raise UserError(
             f"delayed_labels: got 'final' for the source '{data.source}', allowed: {NOT_SIMULATED}"
         )
-    return Final()
+    return Final(data.schema)
 
 
 @dataclass(frozen=True)
@@ -102,18 +116,25 @@ class Matured:
     schema: FeatureSchema
     kind: DelayedLabels = field(default="matured", init=False)
 
-    def __call__(self, rows: Rows, day: int) -> tuple[np.ndarray, np.ndarray]:
-        return _known(rows, usable(rows, self.schema.days[day - 1].end_ms))
+    def __call__(self, rows: Rows, day: int) -> Targets:
+        matured = usable(rows, self.schema.days[day - 1].end_ms)
+        return Targets(_labels(rows, matured), matured, matured)
 
 
 @dataclass(frozen=True)
 class Final:
-    """The final labels; a control."""
+    """The final labels; a control.
 
+    Args:
+        schema: the data set's schema.
+    """
+
+    schema: FeatureSchema
     kind: DelayedLabels = field(default="final", init=False)
 
-    def __call__(self, rows: Rows, day: int) -> tuple[np.ndarray, np.ndarray]:
-        return _known(rows, rows.labels != UNKNOWN)
+    def __call__(self, rows: Rows, day: int) -> Targets:
+        known = rows.labels != UNKNOWN
+        return Targets(_labels(rows, known), known, usable(rows, self.schema.days[day - 1].end_ms))
 
 
 @dataclass(frozen=True)
@@ -131,9 +152,10 @@ class Weighted:
     counts: DelayCounts
     kind: DelayedLabels = field(default="weighted", init=False)
 
-    def __call__(self, rows: Rows, day: int) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, rows: Rows, day: int) -> Targets:
         now = self.schema.days[day - 1].end_ms
-        targets, mask = _known(rows, usable(rows, now))
+        matured = usable(rows, now)
+        targets, mask = _labels(rows, matured), matured.copy()
         for k, task in enumerate(self.schema.tasks.values()):
             young = (rows.timestamp + task.window_ms > now) & (rows.labels[:, k] != UNKNOWN)
             delays = self.counts.until(day, task.name) if young.any() else None
@@ -143,11 +165,11 @@ class Weighted:
                 seen = (rows.labels[:, k] == 1) & (rows.seen[:, k] <= now)
                 targets[young, k] = seen[young] / share[young]
                 mask[:, k] |= young
-        return targets, mask
+        return Targets(targets, mask, matured)
 
 
-def _known(rows: Rows, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return np.where(mask, rows.labels, 0).astype(np.float32), mask
+def _labels(rows: Rows, mask: np.ndarray) -> np.ndarray:
+    return np.where(mask, rows.labels, 0).astype(np.float32)
 
 
 @dataclass(frozen=True)

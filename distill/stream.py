@@ -164,6 +164,7 @@ class DayStream(IterableDataset):
             dense=block.dense,
             labels=block.labels,
             label_mask=block.label_mask,
+            matured=block.matured,
             history=history,
             teacher=None if self.teacher is None else self.teacher.join(block.example_id, self.day),
             others={name: reader.join(block.example_id, self.day) for name, reader in self.others.items()},

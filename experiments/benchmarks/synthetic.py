@@ -85,7 +85,8 @@ def make_batch(
         ),
         dense=torch.randn(examples, len(schema.dense), generator=generator),
         labels=integers(2, examples, tasks).float(),
-        label_mask=integers(5, examples, tasks) > 0,
+        label_mask=(known := integers(5, examples, tasks) > 0),
+        matured=known,
         history=_make_history(schema, lengths, generator),
         teacher=signal if teacher else None,
     )

@@ -106,7 +106,7 @@ def last_hours(ago: Sequence[float], label: Sequence[int | None], wait: Sequence
 def labels_of(data: DataSet, day: int, kind: Any = "weighted") -> tuple[np.ndarray, np.ndarray]:
     """Targets and mask of the task `order`, of a day's rows."""
     (rows,) = data.label_rows(day)
-    targets, mask = label_rule(kind, data)(rows, day)
+    targets, mask, _ = label_rule(kind, data)(rows, day)
     return targets[:, 1], mask[:, 1]
 
 
@@ -380,6 +380,20 @@ def test_batches_carry_targets_and_mask(streamed: DataSet) -> None:
     assert second.labels[:, 1].tolist() == pytest.approx([2, 4, 0], rel=0.01)
     assert second.label_mask.tolist() == [[True, True], [True, True], [True, False]]
     assert second.labels.dtype == first.labels.dtype
+
+
+@pytest.mark.parametrize("kind", ["matured", "weighted", "final"])
+def test_batches_say_which_labels_are_matured_by_any_rule(tmp_path: Path, kind: Any) -> None:
+    """The window of the first row has closed at the day's end, that of the second one at that moment."""
+    today = last_hours([9, 8, 7.9, 4, 2], [1, 0, 1, 1, 0], [1, 8, 1, 1, 0])
+    data = write(tmp_path / "d", [past(uniform), today], source="simulator")
+    (batch,) = DayStream(data, 2, 5, ("item_id",), labels=label_rule(kind, data))
+    assert batch.matured[:, 0].all() and batch.matured.dtype == batch.label_mask.dtype
+    assert batch.matured[:, 1].tolist() == [True, True, False, False, False]
+    assert batch.label_mask[:, 1].tolist() == [True, True, *[kind != "matured"] * 3]
+    assert batch.labels[:2, 1].tolist() == [1, 0]
+    (part,) = DayStream(data, 2, 5, ("item_id",), domains=["feed"], labels=label_rule(kind, data))
+    assert part.matured[:, 1].tolist() == [True, False, False]  # rows 0, 2, 4
 
 
 def test_of_the_wanted_surface(streamed: DataSet) -> None:
