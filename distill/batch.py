@@ -38,6 +38,43 @@ class Events:
             *(getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__)
         )
 
+    def last(self, length: int, rows: Tensor) -> tuple[Events, Tensor]:
+        """The last events of every example, for who wants fewer than the batch carries.
+
+        Args:
+            length: most events of an example.
+            rows: [T, W], what is known of the events beside this.
+
+        Returns:
+            Those events, and their rows.
+        """
+        kept = self.offsets.diff().clamp_max(length)
+        offsets = torch.zeros_like(self.offsets)
+        torch.cumsum(kept, 0, out=offsets[1:])
+        events = int(offsets[-1])
+        shift = (self.offsets - offsets)[1:].repeat_interleave(kept, output_size=events)
+        places = torch.arange(events, device=offsets.device) + shift
+        columns = (getattr(self, name)[places] for name in ("item", "time", "domain", "labels"))
+        return Events(offsets, *columns), rows.index_select(0, places)
+
+    def flags(self, domains: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """What is known of an event beside its item, as zeros and ones.
+
+        Args:
+            domains: S, number of surfaces.
+            dtype: of the result.
+
+        Returns:
+            [T, S + 2 * K]: 1 at the event's surface, at its positive labels, and K further on at its negative ones.
+        """
+        tasks = self.labels.size(1)
+        flags = self.labels.new_zeros(len(self.item), domains + 2 * tasks, dtype=dtype)
+        flags.scatter_(1, self.domain.unsqueeze(1), 1.0)
+        positive, negative = flags[:, domains:].chunk(2, dim=1)
+        positive.copy_(self.labels == 1)
+        negative.copy_(self.labels == 0)
+        return flags
+
 
 @dataclass(frozen=True)
 class TeacherSignal:

@@ -50,13 +50,15 @@ class Architecture(nn.Module, ABC):
         task_index: their positions among the schema's tasks.
         features: sparse features it reads, in order.
         dense_features: dense features it reads, in order.
-        history_length: events of the user's past it asks for; 0 for none.
+        history_length: events of the user's past it asks for, for itself or for channels; 0 for none.
         content: modalities whose content vectors it reads, of the examples' items and of the history's.
         tap_widths: width of every tap that `forward` returns.
         tables: the embedding tables (kernels.embedding), with their fused optimiser.
         dim: D, width of its fields; only where channels may give it fields.
         inputs: by channel, modules that make fields of what the teacher left behind: (batch, the embedding [B, D] of
             the example's item) to [B, n, D]. They are part of what is served. Only where channels may give fields.
+        event_inputs: the same of channels that read the user's history: they are also called with the embeddings [T, D]
+            of the history's items, and their fields stand after those of `inputs`.
     """
 
     schema: FeatureSchema
@@ -69,6 +71,7 @@ class Architecture(nn.Module, ABC):
     tables: EmbeddingTables
     dim: int
     inputs: nn.ModuleDict
+    event_inputs: nn.ModuleDict
 
     @property
     def task_index(self) -> list[int]:
@@ -92,8 +95,9 @@ class Channel(nn.Module, ABC):
     """One way of carrying knowledge from teacher to student: a loss, further inputs, or both.
 
     A channel that gives the student fields names them in `fields` from the start, so that the student is built with
-    room for them, and puts the module that makes them into `student.inputs` under its own name in `attach`; the module
-    is the student's from then on, trained and saved with it.
+    room for them, and puts the module that makes them into `student.inputs` (one that reads the user's history, into
+    `student.event_inputs`) under its own name in `attach`; the module is the student's from then on, trained and saved
+    with it.
 
     Attributes:
         touches_serving_head: True when its loss sends a gradient into the serving head (`single` does). A channel
@@ -101,12 +105,15 @@ class Channel(nn.Module, ABC):
         needs: what else training must hand over; see `Need`.
         fields: names of the fields [B, D] that it gives the student.
         past: what of the teacher's earlier representations the batch must carry, trained on or predicted.
+        history_length: last events of the user's own history that its fields are made of. The batch carries more where
+            the student or another channel asks for more.
     """
 
     touches_serving_head: bool = False
     needs: frozenset[Need] = frozenset({"logits"})
     fields: tuple[str, ...] = ()
     past: PastRequest | None = None
+    history_length: int = 0
 
     def attach(self, student: Architecture) -> None:
         """Build what only training needs, such as auxiliary heads, once the student's taps are known."""

@@ -23,9 +23,10 @@ class Entry:
         config: dataclass of its settings, every field documented.
         builder: `module:function`, imported when first built.
         summary: one line for `distill ls`.
-        needs: what else the experiment must hold: `root` (data.root, a source) or `teacher` (a channel).
+        needs: what else the experiment must hold: `root` (data.root, a source), `teacher`, `representation` (that of
+            the teacher) or `others` (several teachers; a channel).
         reads: inputs that not every architecture can read: `content`, and `fields` that channels give; its builder gets
-            `content` and `extra_fields` when there are any.
+            `content`, `extra_fields` and `extra_history` when there are any.
     """
 
     name: str

@@ -18,9 +18,11 @@ from distill.errors import UserError, nearest
 
 FORM = "path/to/file.py:Class"
 SHARED = ("schema", "tasks", "features", "dense_features", "seed", "table_learning_rate")
-"""What every architecture is given; everything else its constructor takes is an option, but for `content`."""
+"""What every architecture is given; what else its constructor takes is an option, but for `content` and `ROOM`."""
 CONTENT = "content"
 """The modalities that the model is to read, given when there are any."""
+ROOM = ("extra_fields", "extra_history")
+"""How many fields channels will give the model, and how many of the user's events they read; given when not 0."""
 
 
 def is_user_file(architecture: str) -> bool:
@@ -84,15 +86,16 @@ def build(architecture: str, folder: Path | None, options: Mapping[str, Any], **
         architecture: `path/to/file.py:Class`.
         folder: that a relative path starts from.
         options: the model's options, passed by name.
-        shared: schema, tasks, features, dense_features, seed and table_learning_rate; content if any.
+        shared: schema, tasks, features, dense_features, seed and table_learning_rate; content and `ROOM` if any.
 
     Raises:
         UserError: as `load_class`; an option that the constructor does not take, or one that it needs; content
-            that it does not take or needs.
+            that it does not take or needs; channels that give fields, for which it has no room.
     """
     found = load_class(architecture, folder)
     _check_options(found, options)
     _check_content(found, shared.get(CONTENT, ()))
+    _check_room(found, [name for name in ROOM if name in shared])
     return found(**shared, **options)
 
 
@@ -155,9 +158,19 @@ def _check_content(found: type, content: Sequence[str]) -> None:
         raise UserError(f"content: got nothing, allowed: at least one modality; {found.__name__} needs it")
 
 
+def _check_room(found: type, needed: Sequence[str]) -> None:
+    parameters, open_ended = _parameters(found)
+    missing = [name for name in needed if name not in parameters]
+    if missing and not open_ended:
+        raise UserError(
+            f"channels: got one that gives fields, allowed: channels that only teach, since the constructor of "
+            f"{found.__name__} takes no {' and no '.join(missing)}. Derive the class from students.base.Student"
+        )
+
+
 def _check_options(found: type, options: Mapping[str, Any]) -> None:
     parameters, open_ended = _parameters(found)
-    given = (*SHARED, CONTENT)
+    given = (*SHARED, CONTENT, *ROOM)
     allowed = [name for name in parameters if name not in given]
     listed = ", ".join(allowed) or "none"
     for name in options:

@@ -107,13 +107,14 @@ def pool_mean(values: Tensor, segments: Segments) -> Tensor:
 
 
 def softmax(scores: Tensor, segments: Segments) -> Tensor:
-    """Softmax over each example's events: [T] to [T]."""
+    """Softmax over each example's events: [T] to [T], or [T, W] to [T, W], every column by itself."""
     # The maximum only guards against overflow and cancels out, so that it needs no gradient.
     highest = torch.segment_reduce(
         scores.detach(), "max", offsets=segments.offsets, axis=0, initial=float("-inf")
     )
-    powers = (scores - highest.index_select(0, segments.rows)).exp().unsqueeze(1)
-    return (powers / spread(pool(powers, segments), segments)).squeeze(1)
+    powers = (scores - highest.index_select(0, segments.rows)).exp()
+    columns = powers if powers.dim() == 2 else powers.unsqueeze(1)
+    return (columns / spread(pool(columns, segments), segments)).view_as(scores)
 
 
 def _sum(values: Tensor, segments: Segments, weights: Tensor | None = None) -> Tensor:

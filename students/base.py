@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from distill.batch import Batch
+from distill.batch import Batch, Events
 from distill.errors import UserError
 from distill.inputs import check_inputs
 from distill.losses import base_rate_logits, start_bias
@@ -42,7 +42,8 @@ class Student(Architecture):
         history_length: last events of the user to ask for; 0 for none.
         history_pooling: mean or sum: `fields` gets the pooled history as one more field. None: the subclass
             reads the events itself.
-        extra_fields: how many fields channels will give it, through `inputs`.
+        extra_fields: how many fields channels will give it, through `inputs` and `event_inputs`.
+        extra_history: how many of the user's last events channels read, through `event_inputs`.
 
     Raises:
         UserError: a name that the schema lacks, or an option out of range.
@@ -62,6 +63,7 @@ class Student(Architecture):
         history_length: int = 0,
         history_pooling: str | None = "mean",
         extra_fields: int = 0,
+        extra_history: int = 0,
     ):
         super().__init__()
         check_inputs(schema, tasks, features, dense_features, history_length)
@@ -72,12 +74,13 @@ class Student(Architecture):
         self.schema, self.tasks = schema, tuple(tasks)
         self.features, self.dense_features = tuple(features), tuple(dense_features)
         self.seed = seed
-        self.history_length = history_length
+        self.own_history = history_length
+        self.history_length = max(history_length, extra_history)
         self.history_pooling = history_pooling if history_length else None
         self.dim = dim
         self.n_fields = len(self.features) + (self.history_pooling is not None) + extra_fields
         self.extra_fields = extra_fields
-        self.inputs = nn.ModuleDict()
+        self.inputs, self.event_inputs = nn.ModuleDict(), nn.ModuleDict()
         if extra_fields and schema.item_feature not in self.features:
             raise UserError(
                 f"features: got {', '.join(self.features)}, allowed with a channel that gives fields: also the item, "
@@ -88,7 +91,7 @@ class Student(Architecture):
             dim + extra_columns,
             seed=seed,
             learning_rate=table_learning_rate,
-            history_feature=schema.item_feature if history_length else None,
+            history_feature=schema.item_feature if self.history_length else None,
         )
 
     @property
@@ -126,23 +129,42 @@ class Student(Architecture):
         """Rows of the features, of the pooled history and of what channels give, [B, F, D + extra columns]."""
         embedded = self.look_up(batch)
         parts = [embedded.features]
-        if self.history_pooling is not None and batch.history is not None and embedded.events is not None:
-            segments = Segments.of(batch.history.offsets, len(embedded.events))
-            parts.append(POOLINGS[self.history_pooling](embedded.events, segments).unsqueeze(1))
-        parts += self.given_fields(batch, embedded.features)
+        if self.history_pooling is not None:
+            history, events = self.own_events(batch, embedded)
+            segments = Segments.of(history.offsets, len(events))
+            parts.append(POOLINGS[self.history_pooling](events, segments).unsqueeze(1))
+        parts += self.given_fields(batch, embedded)
         return torch.cat(parts, dim=1) if len(parts) > 1 else embedded.features
 
-    def given_fields(self, batch: Batch, features: Tensor) -> list[Tensor]:
+    def own_events(self, batch: Batch, embedded: Embedded) -> tuple[Events, Tensor]:
+        """The history that the student itself reads, and its rows [T, D + extra columns].
+
+        Args:
+            batch: with a history, which is longer where a channel asks for more events.
+            embedded: what `look_up` gave.
+        """
+        history, rows = batch.history, embedded.events
+        assert history is not None and rows is not None
+        return (
+            (history, rows)
+            if self.own_history == self.history_length
+            else history.last(self.own_history, rows)
+        )
+
+    def given_fields(self, batch: Batch, embedded: Embedded) -> list[Tensor]:
         """What channels give, one [B, n, D + extra columns] each; the extra columns hold 0.
 
         Args:
             batch: with what the channels need.
-            features: rows of the features, [B, number of features, D + extra columns].
+            embedded: what `look_up` gave.
         """
         if not self.extra_fields:
             return []
+        features, rows = embedded.features, embedded.events
         item = features[:, self.features.index(self.schema.item_feature), : self.dim]
         given = [module(batch, item) for module in self.inputs.values()]
+        if rows is not None:
+            given += [module(batch, item, rows[:, : self.dim]) for module in self.event_inputs.values()]
         got = sum(fields.size(1) for fields in given)
         assert got == self.extra_fields, f"got {got} fields from channels, expected {self.extra_fields}"
         extra_columns = features.size(2) - self.dim

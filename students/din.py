@@ -46,13 +46,12 @@ class DIN(Student):
 
     def forward(self, batch: Batch) -> Output:
         embedded = self.look_up(batch)
-        history, events = batch.history, embedded.events
-        assert history is not None and events is not None
+        history, events = self.own_events(batch, embedded)
         # Cut and joined again: the gradients of the pieces then meet in one copy, not in one per use.
         before, target, after = embedded.features.flatten(1).split(self.cuts, dim=1)
         interest = self.interest(history, events, target)
         dense = [batch.dense] if self.dense_features else []
-        given = [fields.flatten(1) for fields in self.given_fields(batch, embedded.features)]
+        given = [fields.flatten(1) for fields in self.given_fields(batch, embedded)]
         penultimate = self.deep(torch.cat([before, target, after, *given, interest, *dense], dim=1))
         fields = embedded.features.flatten(1)
         return self.output(torch.cat([fields, *given], dim=1) if given else fields, penultimate)
@@ -91,12 +90,7 @@ class EventContext(nn.Module):
 
     def forward(self, history: Events, events: Tensor) -> Tensor:
         # One product with a matrix of zeros and ones: its gradient is a product too, not a scatter.
-        flags = events.new_zeros(len(events), len(self.vectors))
-        flags.scatter_(1, history.domain.unsqueeze(1), 1.0)
-        positive, negative = flags[:, self.domains :].chunk(2, dim=1)
-        positive.copy_(history.labels == 1)
-        negative.copy_(history.labels == 0)
-        return torch.addmm(events, flags, self.vectors)
+        return torch.addmm(events, history.flags(self.domains, events.dtype), self.vectors)
 
 
 def build(config: DINConfig, **common: Any) -> DIN:

@@ -40,6 +40,7 @@ def build_model(
     seed: int,
     base: Path,
     extra_fields: int = 0,
+    extra_history: int = 0,
 ) -> Architecture:
     """Build a teacher or student.
 
@@ -51,6 +52,7 @@ def build_model(
         seed: of its initial values.
         base: folder that paths of a user's own architectures are relative to.
         extra_fields: how many fields channels will give it.
+        extra_history: how many of the user's last events channels will read.
 
     Raises:
         UserError: the model asks for content vectors or is given fields, and its architecture reads none.
@@ -67,6 +69,8 @@ def build_model(
         shared["content"] = tuple(model.content)
     if extra_fields:
         shared["extra_fields"] = extra_fields
+    if extra_history:
+        shared["extra_history"] = extra_history
     if is_user_file(model.architecture):
         return build_user_file(model.architecture, base, model.options, **shared)
     entry = _REGISTRIES[role].get(model.architecture)
@@ -138,7 +142,8 @@ def build_student(
     """
     built = build_channels(channels, schema, seed)
     extra_fields = sum(len(channel.fields) for channel in built.values())
-    model = build_model("student", student, optimizer, schema, seed, base, extra_fields)
+    extra_history = max((channel.history_length for channel in built.values()), default=0)
+    model = build_model("student", student, optimizer, schema, seed, base, extra_fields, extra_history)
     for channel in built.values():
         channel.attach(model)
     return model, built

@@ -41,6 +41,16 @@ class Seeing(Base):
         super().__init__(**rest)
         self.content = content
 
+class Roomy(Base):
+    def __init__(self, *, extra_fields=0, extra_history=0, **rest):
+        super().__init__(**rest)
+        self.room = extra_fields, extra_history
+
+class OnlyFields(Architecture):
+    def __init__(self, *, schema, tasks, features, dense_features, seed, table_learning_rate, extra_fields=0): ...
+    def forward(self, batch): ...
+    def set_base_rates(self, rates): ...
+
 class OnlySeeing(Seeing):
     def __init__(self, *, content, **rest):
         super().__init__(content=content, **rest)
@@ -182,3 +192,30 @@ def test_wrong_content(
     given = {"content": content} if content else {}
     with pytest.raises(UserError, match=message):
         user_file.build(f"models/mine.py:{name}", folder, options, **SHARED, **given)
+
+
+def test_room_for_channels_is_given_when_any_is_needed(folder: Path) -> None:
+    assert user_file.build("models/mine.py:Roomy", folder, {}, **SHARED).room == (0, 0)
+    model = user_file.build("models/mine.py:Roomy", folder, {}, **SHARED, extra_fields=2, extra_history=5)
+    assert model.room == (2, 5)
+    assert user_file.build("models/mine.py:Open", folder, {}, **SHARED, extra_fields=2).common["extra_fields"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "missing"),
+    [
+        ("Tower", {"depth": 1}, "takes no extra_fields and no extra_history. Derive"),
+        ("OnlyFields", {}, "takes no extra_history. Derive"),
+    ],
+)
+def test_architecture_without_room_for_channels(
+    folder: Path, name: str, options: dict[str, Any], missing: str
+) -> None:
+    with pytest.raises(UserError, match=f"channels: got one that gives fields, allowed: .*{missing}"):
+        user_file.build(f"models/mine.py:{name}", folder, options, **SHARED, extra_fields=1, extra_history=5)
+
+
+@pytest.mark.parametrize("name", user_file.ROOM)
+def test_room_for_channels_is_no_option(folder: Path, name: str) -> None:
+    with pytest.raises(UserError, match=f"options: got '{name}', allowed: width."):
+        user_file.build("models/mine.py:Roomy", folder, {name: 1}, **SHARED)

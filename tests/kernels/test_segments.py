@@ -67,6 +67,13 @@ def test_softmax_of_each_part(lengths: list[int]) -> None:
     torch.testing.assert_close(softmax(scores, segments_of(lengths)), expected)
 
 
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_softmax_of_each_column_by_itself(lengths: list[int]) -> None:
+    scores = values_of(lengths)
+    expected = torch.cat([part.softmax(0) for part in cut(scores, lengths)])
+    torch.testing.assert_close(softmax(scores, segments_of(lengths)), expected)
+
+
 @pytest.mark.parametrize("lengths", [[2, 0, 3, 1], [0, 4, 0]])
 def test_gradients(lengths: list[int]) -> None:
     segments, values = segments_of(lengths), values_of(lengths)
@@ -76,3 +83,4 @@ def test_gradients(lengths: list[int]) -> None:
     assert torch.autograd.gradcheck(lambda x, w: pool(x, segments, w), (values, weights))
     assert torch.autograd.gradcheck(lambda x: spread(x, segments), examples)
     assert torch.autograd.gradcheck(lambda s: softmax(s, segments), weights)
+    assert torch.autograd.gradcheck(lambda s: softmax(s, segments), values)
