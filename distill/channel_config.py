@@ -1,8 +1,19 @@
 """Settings of the channels that have no parameters. Free of torch."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 from distill.errors import UserError
+
+DistillationLoss = Literal["bce", "mse_logit", "mse_probability", "pairwise", "listwise"]
+"""The kinds of `distill.distillation`."""
+
+OF_PROBABILITIES = ("bce", "mse_probability")
+"""Those that alpha can scale."""
+
+RANKING = ("pairwise", "listwise")
+"""Those that say nothing of the level."""
 
 
 @dataclass
@@ -11,14 +22,69 @@ class SingleConfig:
 
     Attributes:
         weight: w, factor of the distillation loss; 0 or more.
-        alpha: factor on the teacher's probability, clipped at 1; more than 0.
+        loss: bce, soft cross-entropy; mse_logit or mse_probability, squared error of logits or probabilities. The
+            rankings pairwise and listwise are refused here: they say nothing of the level, and on the serving head they
+            cost calibration.
+        alpha: factor on the teacher's probability, clipped at 1; more than 0; 1 for mse_logit. Look at the logged
+            clipped share.
+        task_weights: factor of a task's loss by its name; 1 for tasks not named.
     """
 
     weight: float = 1.0
+    loss: DistillationLoss = "bce"
     alpha: float = 1.0
+    task_weights: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_soft_labels(self.weight, self.alpha, "single")
+        self.check("single")
+
+    def check(self, channel: str) -> None:
+        """Refuse what no loss on the serving head can have.
+
+        Raises:
+            UserError: naming the field of the channel.
+        """
+        check_distillation(self.loss, self.weight, self.alpha, self.task_weights, channel)
+        if self.loss in RANKING:
+            raise UserError(
+                f"{channel}.loss: got '{self.loss}', allowed: bce, mse_logit, mse_probability. A ranking loss says "
+                "nothing of the level and costs the serving head its calibration; put it on an auxiliary head, `ah`"
+            )
+
+
+@dataclass
+class PrivilegedFeaturesConfig(SingleConfig):
+    """Soft labels on the serving head, of a teacher that reads what the student lacks (PFD).
+
+    Attributes:
+        warmup_examples: examples that the student trains on before the first distillation loss; 0 or more. A batch that
+            begins before that many have been seen still goes without.
+    """
+
+    warmup_examples: int = 1000
+
+    def __post_init__(self) -> None:
+        self.check("pfd")
+        if self.warmup_examples < 0:
+            raise UserError(f"pfd.warmup_examples: got {self.warmup_examples}, allowed: 0 or more")
+
+
+def check_distillation(
+    loss: DistillationLoss, weight: float, alpha: float, task_weights: Mapping[str, float], channel: str
+) -> None:
+    """Refuse settings that no distillation loss can have.
+
+    Raises:
+        UserError: naming the field of the channel.
+    """
+    check_soft_labels(weight, alpha, channel)
+    if loss not in OF_PROBABILITIES and alpha != 1:
+        raise UserError(
+            f"{channel}.alpha: got {alpha}, allowed: 1 with the loss '{loss}', which reads logits; alpha scales "
+            f"probabilities ({', '.join(OF_PROBABILITIES)})"
+        )
+    if any(of_task < 0 for of_task in task_weights.values()):
+        raise UserError(f"{channel}.task_weights: got {dict(task_weights)}, allowed: 0 or more")
 
 
 def check_soft_labels(weight: float, alpha: float, channel: str) -> None:

@@ -11,10 +11,11 @@ import torch
 
 from distill.block import Block
 from distill.dataset import DataSet
-from distill.delay import LabelRule, Matured
+from distill.delay import LabelRule, Matured, Targets
 from distill.errors import DataError, nearest
 from distill.parquet import ParquetPart
 from distill.rows import Rows, check_columns, check_rows, check_types, columns_for, decode, maturity_columns
+from distill.sampling import NegativeSampling
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,11 @@ class DayReader:
         domains: names of the surfaces wanted, None for all.
         validate: check the data contract on every row group that is read.
         labels: what training on the day learns from; None for matured labels.
+        negatives: which rows are wanted of those that are not known to be positive; None for all.
 
     Raises:
-        DataError: unknown feature or surface, a day, file, column or row missing, an unreadable file.
+        DataError: unknown feature or surface, a day, file, column or row missing, an unreadable file; a day of whose
+            rows none is kept.
     """
 
     def __init__(
@@ -51,17 +54,23 @@ class DayReader:
         domains: Collection[str] | None,
         validate: bool,
         labels: LabelRule | None = None,
+        negatives: NegativeSampling | None = None,
     ):
         _check_names("sparse feature", features, data.schema.sparse)
         _check_names("dense feature", dense, data.schema.dense)
         self.data, self.day = data, day
         self.features, self.dense, self.validate = features, dense, validate
         self.labels = labels or Matured(data.schema)
+        self.negatives = negatives
+        assert negatives is None or self.labels.kind != "weighted", (
+            "a target of 0 may be a positive not seen yet"
+        )
         names = data.schema.domains if domains is None else domains
         self._wanted = np.array([data.schema.domain_index(name) for name in names])
-        self._all = domains is None
+        self._all = domains is None and negatives is None
         self._groups = [group for part in self._open_parts() for group in self._scan(part)]
         self._starts = np.cumsum([0] + [group.rows for group in self._groups])
+        self._refuse_nothing_kept()
         self._blocks: dict[int, Block] = {}
         self._last_keys: dict[int, tuple[int, int]] = {}
 
@@ -98,19 +107,27 @@ class DayReader:
     def _load(self, group: int) -> Block:
         path, index = self._groups[group].path, self._groups[group].index
         where = f"{path}, row group {index}"
-        part = ParquetPart(path)
+        rows = self._decode(ParquetPart(path), index, self.features, self.dense)
+        if self.validate:
+            check_rows(rows, self.data.schema, self.dense, where)
+            self._check_follows(rows, group, where)
+        targets = self.labels(rows, self.day)
+        block = Block.from_rows(rows, targets)
+        return block if self._all else block.take(torch.from_numpy(self._select(rows, targets)))
+
+    def _decode(self, part: ParquetPart, group: int, features: Sequence[str], dense: Sequence[str]) -> Rows:
         schema = self.data.schema
         matures = [name for name in maturity_columns(schema) if name in part.columns]
-        table = part.read([*columns_for(schema, self.features, self.dense), *matures], index)
-        rows = decode(table, schema, self.features, self.dense, where)
-        if self.validate:
-            check_rows(rows, schema, self.dense, where)
-            self._check_follows(rows, group, where)
-        block = Block.from_rows(rows, self.labels(rows, self.day))
-        return block if self._all else block.take(self._select(block.domain.numpy()))
+        table = part.read([*columns_for(schema, features, dense), *matures], group)
+        return decode(table, schema, features, dense, f"{part.path}, row group {group}")
 
-    def _select(self, domain: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.flatnonzero(np.isin(domain, self._wanted)))
+    def _select(self, rows: Rows, targets: Targets) -> np.ndarray:
+        wanted = np.isin(rows.domain, self._wanted)
+        if self.negatives is not None:
+            k = self.data.schema.task_names.index(self.negatives.task)
+            positive = targets.mask[:, k] & (targets.labels[:, k] == 1)
+            wanted &= self.negatives.keeps(rows.example_id, positive)
+        return np.flatnonzero(wanted)
 
     def _check_follows(self, rows: Rows, group: int, where: str) -> None:
         if not len(rows):
@@ -144,7 +161,25 @@ class DayReader:
         return [_Group(part.path, group, count) for group, count in enumerate(rows)]
 
     def _count(self, part: ParquetPart, group: int) -> int:
+        if self.negatives is None:
+            return self._count_domains(part, group)
+        rows = self._decode(part, group, (), ())
+        return len(self._select(rows, self.labels(rows, self.day)))
+
+    def _count_domains(self, part: ParquetPart, group: int) -> int:
         return int(np.isin(part.read(["domain"], group)["domain"].to_numpy(), self._wanted).sum())
+
+    def _refuse_nothing_kept(self) -> None:
+        """A day without a batch would end a training early, without a word."""
+        if self.negatives is None or self.rows:
+            return
+        rows = sum(self._count_domains(ParquetPart(group.path), group.index) for group in self._groups)
+        if rows:
+            names = ", ".join(self.data.schema.domains[place] for place in self._wanted)
+            raise DataError(
+                f"negative_sampling: got {self.negatives.share}, which keeps none of the {rows} rows of day {self.day} "
+                f"({names}), allowed: a larger share, up to 1"
+            )
 
 
 def _check_names(kind: str, names: Iterable[str], allowed: Collection[str]) -> None:

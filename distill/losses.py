@@ -1,4 +1,4 @@
-"""Losses on logits, over the rows that count, and what the distillation losses share.
+"""Losses on logits, over the rows that count, and what the distillation losses share (`distill.distillation`).
 
 Shape letters: B examples, k tasks of a model.
 """
@@ -32,10 +32,19 @@ def masked_bce(logits: Tensor, targets: Tensor, mask: Tensor, task_weights: Tens
     Returns:
         A scalar.
     """
-    weights = mask / mask.sum(0).clamp_min(1)
-    if task_weights is not None:
-        weights = weights * task_weights
+    weights = row_weights(mask, task_weights)
     return functional.binary_cross_entropy_with_logits(logits, targets, weight=weights, reduction="sum")
+
+
+def row_weights(mask: Tensor, task_weights: Tensor | None = None) -> Tensor:
+    """Weights that make the mean over each task's rows of a sum over all: float32 [B, k].
+
+    Args:
+        mask: bool [B, k], the rows that count for a task.
+        task_weights: float32 [k], factor of each task's mean; None for 1.
+    """
+    weights = mask / mask.sum(0).clamp_min(1)
+    return weights if task_weights is None else weights * task_weights
 
 
 def label_loss(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
@@ -50,21 +59,51 @@ def label_loss(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
     return masked_bce(logits, labels, mask)
 
 
+def sampled_logits(logits: Tensor, student: Architecture) -> Tensor:
+    """What logits of all rows become on the rows that a student trains on: z - log r, r the share of negatives kept.
+
+    Odds are positives over negatives, so they grow by 1 / r. Logits that a student serves, or a teacher's, are of all
+    rows; every loss on sampled rows compares them so shifted (Rec-Distill, arXiv 2605.29755: raw logits through the
+    student's own sampling correction).
+
+    Args:
+        logits: float32 [B, k].
+        student: says what it trains on (`Architecture.negative_sampling`).
+    """
+    shift = student.logit_shift
+    return logits - shift if shift else logits
+
+
+def teacher_logits(batch: Batch, student: Architecture) -> tuple[Tensor, Tensor]:
+    """The teacher's logits for the student's tasks, on the rows that the student trains on.
+
+    Args:
+        batch: with `teacher`.
+        student: gives the tasks and how its rows were sampled.
+
+    Returns:
+        float32 [B, k]; mask bool [B, k] of the rows with a signal.
+    """
+    assert batch.teacher is not None, "the batch carries no teacher signal"
+    logits = sampled_logits(batch.teacher.logits[:, student.task_index].detach(), student)
+    return logits, batch.teacher.mask.unsqueeze(1).expand_as(logits)
+
+
 def soft_labels(batch: Batch, student: Architecture, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
     """The teacher's probabilities for the student's tasks as targets (ExFM, arXiv 2502.17494: label scaling).
 
     Args:
         batch: with `teacher`.
-        student: gives the tasks.
+        student: gives the tasks and how its rows were sampled.
         alpha: factor on the probabilities.
 
     Returns:
-        Targets clip(alpha * sigmoid(teacher logit), 0, 1), float32 [B, k]; mask bool [B, k] of the rows with
-        a signal; share of those targets that were clipped, a scalar (0 without a signal).
+        Targets clip(alpha * sigmoid(teacher logit), 0, 1), the logit as `teacher_logits` gives it, float32 [B, k];
+        mask bool [B, k] of the rows with a signal; share of those targets that were clipped, a scalar (0 without a
+        signal).
     """
-    assert batch.teacher is not None, "the batch carries no teacher signal"
-    scaled = alpha * batch.teacher.logits[:, student.task_index].sigmoid()
-    mask = batch.teacher.mask.unsqueeze(1).expand_as(scaled)
+    logits, mask = teacher_logits(batch, student)
+    scaled = alpha * logits.sigmoid()
     clipped = ((scaled > 1) & mask).sum() / mask.sum().clamp_min(1)
     return scaled.clamp_max(1), mask, clipped
 

@@ -16,7 +16,7 @@ from distill.compute import forward_of
 from distill.config import ComputeConfig, OptimizerConfig
 from distill.errors import NonFiniteError
 from distill.lean import with_signature
-from distill.losses import label_loss
+from distill.losses import label_loss, sampled_logits
 from distill.protocols import Architecture, Channel, Output
 from kernels.embedding import dense_parameters
 
@@ -77,7 +77,8 @@ class DistillModule(L.LightningModule):
         self._at = batch, index
         output = self.forward_pass(batch)
         mask = batch.label_mask[:, self.task_index]
-        loss = label_loss(output.logits, batch.labels[:, self.task_index], mask)
+        logits = sampled_logits(output.logits, self.model)
+        loss = label_loss(logits, batch.labels[:, self.task_index], mask)
         self._refuse_non_finite(loss)  # before a channel takes a step of its own
         self._count("loss_labels", loss)
         for name, channel in self.channels.items():

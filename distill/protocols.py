@@ -6,6 +6,7 @@ channel gives.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class Output:
     """What an architecture says about a batch.
 
     Attributes:
-        logits: float32 [B, k], in the order of the architecture's tasks.
+        logits: float32 [B, k], in the order of the architecture's tasks, as they are served.
         taps: named intermediate tensors [B, width]; always holds `penultimate`, the input of the serving head.
     """
 
@@ -55,6 +56,9 @@ class Architecture(nn.Module, ABC):
         tap_widths: width of every tap that `forward` returns.
         tables: the embedding tables (kernels.embedding), with their fused optimiser.
         dim: D, width of its fields; only where channels may give it fields.
+        negative_sampling: share of the rows not known to be positive that it trains on (`distill.sampling`); set by
+            whoever builds it, before channels are attached. Its logits are of all rows whatever the share: no
+            architecture need read it, only the losses do.
         inputs: by channel, modules that make fields of what the teacher left behind: (batch, the embedding [B, D] of
             the example's item) to [B, n, D]. They are part of what is served. Only where channels may give fields.
         event_inputs: the same of channels that read the user's history: they are also called with the embeddings [T, D]
@@ -70,12 +74,18 @@ class Architecture(nn.Module, ABC):
     tap_widths: dict[str, int]
     tables: EmbeddingTables
     dim: int
+    negative_sampling: float = 1.0
     inputs: nn.ModuleDict
     event_inputs: nn.ModuleDict
 
     @property
     def task_index(self) -> list[int]:
         return [self.schema.task_names.index(task) for task in self.tasks]
+
+    @property
+    def logit_shift(self) -> float:
+        """log r of `negative_sampling`: a logit served less the same logit on the rows trained on."""
+        return math.log(self.negative_sampling)
 
     @abstractmethod
     def forward(self, batch: Batch) -> Output:

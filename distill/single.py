@@ -6,33 +6,40 @@ from torch import Tensor
 
 from distill.batch import Batch
 from distill.channel_config import SingleConfig
-from distill.losses import masked_bce, soft_labels
+from distill.distillation import check_tasks, distillation_loss, weights_of
+from distill.losses import sampled_logits
 from distill.protocols import Architecture, Channel, Output
 from distill.schema import FeatureSchema
 
 
 class Single(Channel):
-    """w * BCE(serving logit, clip(alpha * p_teacher, 0, 1)), averaged over the rows with a teacher signal.
+    """w * loss(serving logit, teacher) of one of the kinds of `distill.distillation` that speak of the level.
 
-    Tasks are summed. Labels and teacher pull at the same logit, so the served probability leans towards the
-    teacher's, stale or not (ExFM, arXiv 2502.17494, calls this single-head distillation).
+    Labels and teacher pull at the same logit, so the served probability leans towards the teacher's, stale or not
+    (ExFM, arXiv 2502.17494, calls this single-head distillation).
 
     Args:
-        config: weight and label scaling.
+        config: weights, kind of loss, label scaling.
     """
 
     touches_serving_head = True
+    task_weights: Tensor
 
     def __init__(self, config: SingleConfig):
         super().__init__()
         self.config = config
 
+    def attach(self, student: Architecture) -> None:
+        weights = weights_of(self.config.task_weights, student.tasks)
+        self.register_buffer("task_weights", weights, persistent=False)
+
     def loss(self, output: Output, batch: Batch, student: Architecture) -> tuple[Tensor, dict[str, Tensor]]:
-        targets, mask, clipped = soft_labels(batch, student, self.config.alpha)
-        loss = masked_bce(output.logits, targets, mask)
-        return self.config.weight * loss, {"loss": loss.detach(), "clipped": clipped}
+        config, logits = self.config, sampled_logits(output.logits, student)
+        loss, logs = distillation_loss(config.loss, logits, batch, student, config.alpha, self.task_weights)
+        return config.weight * loss, logs
 
 
 def build(config: SingleConfig, schema: FeatureSchema, seed: int) -> Single:
-    """Builder for the registry."""
+    """Builder for the registry; UserError when a weight is given to a task that the schema lacks."""
+    check_tasks(config.task_weights, schema, "single")
     return Single(config)

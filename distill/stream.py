@@ -9,7 +9,7 @@ Shape letters: B examples, K tasks.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -24,6 +24,7 @@ from distill.delay import LabelRule
 from distill.errors import DataError
 from distill.history import EventStore
 from distill.past import PastReader
+from distill.sampling import NegativeSampling
 
 
 class TeacherReader(Protocol):
@@ -55,9 +56,11 @@ class DayStream(IterableDataset):
         labels: what training on the day learns from (`distill.delay.label_rule`); None for matured labels.
         others: further teachers by name, joined like `teacher`.
         past: gives the teacher's stored representations. The items' ids are read for it as for `content`.
+        negatives: which rows are wanted of those that are not known to be positive; None for all.
 
     Raises:
-        DataError: unknown feature, modality or surface, a day that is missing, a column that is missing.
+        DataError: unknown feature, modality or surface, a day that is missing, a column that is missing, a day of
+            whose rows none is kept.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class DayStream(IterableDataset):
         labels: LabelRule | None = None,
         others: Mapping[str, TeacherReader] | None = None,
         past: PastReader | None = None,
+        negatives: NegativeSampling | None = None,
     ):
         assert batch_size >= 1 and 0 <= shard < num_shards, (
             f"batch {batch_size}, shard {shard} of {num_shards}"
@@ -90,7 +94,7 @@ class DayStream(IterableDataset):
         item = data.schema.item_feature
         self._extra = (item,) if (content or past) and item not in self.features else ()
         read = (*self.features, *self._extra)
-        self.reader = DayReader(data, day, read, self.dense, domains, validate, labels)
+        self.reader = DayReader(data, day, read, self.dense, domains, validate, labels, negatives)
         self.vectors = ContentStore(data.content_folder, data.schema, self.content) if content else None
         self._single = [name for name in read if not data.schema.sparse[name].multi]
         self.events = EventStore(data.events_folder) if history_length else None
@@ -139,6 +143,7 @@ class DayStream(IterableDataset):
             "shard": self.shard,
             "num_shards": self.num_shards,
             "labels": self.reader.labels.kind,
+            "negatives": None if self.reader.negatives is None else asdict(self.reader.negatives),
         }
 
     def _batches(self, start: int) -> Iterator[Batch]:

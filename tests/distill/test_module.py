@@ -257,3 +257,18 @@ def test_channel_of_weight_zero_changes_nothing(data: DataSet, settings: dict[st
     assert changed(state(alone), state(beside)) == set()
     assert expected.days.keys() == found.days.keys() == {2, 3}
     assert all(torch.equal(logits, found.days[day]) for day, logits in expected.days.items())
+
+
+def test_labels_of_a_student_of_sampled_rows_are_compared_on_those_rows(data: DataSet) -> None:
+    batch, model = first_batch(data), Tiny(data.schema)
+    logits = model(batch).logits
+    model.negative_sampling = 0.25
+    assert step(model, batch) == pytest.approx(by_hand(logits + np.log(4), batch), rel=1e-6)
+
+
+def test_its_predictions_are_of_all_rows(data: DataSet) -> None:
+    batch, model = first_batch(data), Tiny(data.schema)
+    before, memory = model(batch).logits, Memory()
+    model.negative_sampling = 0.25
+    DistillModule(model, {}, OptimizerConfig(), memory).validation_step(batch, 0)
+    assert torch.equal(memory.days[1], before)
