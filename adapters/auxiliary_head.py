@@ -3,6 +3,18 @@
 The serving head learns from labels only and stays calibrated; the distill head, on the same trunk, takes the
 teacher's error upon itself. It exists in training only.
 
+On the tap `embedding` and with hidden layers it is a decoupled tower (Rec-Distill, arXiv 2605.29755, where that is
+worth +.44 against +.36 in one tower with the serving head): serving tower and distillation then share the tables alone.
+As a channel set of its own:
+
+    channels:
+      ah: {ah: {}}
+      ah_tower: {ah: {tap: embedding, hidden: [128, 64]}}
+
+What that tap holds: the rows of the features, and where there are any the pooled history and the fields that channels
+give. DIN has no history there (its interest is made by its attention), GEM nothing but rows; dense features are in none
+of them.
+
 Shape letters: B examples, k tasks of the student.
 """
 
@@ -13,22 +25,24 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from adapters.config import AuxiliaryHeadConfig
-from adapters.distill_head import DistillHead, check_tasks, tap_width, weights_of
+from adapters.distill_head import DistillHead, tap_width
 from distill.batch import Batch
-from distill.losses import masked_bce, soft_labels
+from distill.distillation import check_tasks, distillation_loss, weights_of
+from distill.losses import sampled_rates
 from distill.protocols import Architecture, Channel, Output
 from distill.schema import FeatureSchema
 from distill.seeding import seeded
 
 
 class AuxiliaryHead(Channel):
-    """w * BCE(z_D, clip(alpha * p_teacher, 0, 1)) with z_D = MLP(tap); gradient into the student times beta.
+    """w * loss(z_D, teacher) with z_D = MLP(tap); gradient into the student times beta.
 
-    For each task the mean over the rows with a teacher signal, times the task's weight, summed over tasks.
-    The head's parameters belong to the student's dense optimiser; hidden layers are shared by the tasks.
+    The loss is one of `distill.distillation`, soft cross-entropy unless asked otherwise. Rankings are at home here
+    alone: they say nothing of the level, and the labels keep the serving head calibrated beside them. The head's
+    parameters belong to the student's dense optimiser; hidden layers are shared by the tasks.
 
     Args:
-        config: weights, scalings, the head's form.
+        config: weights, kind of loss, scalings, the head's form.
         seed: of the head's initial values.
     """
 
@@ -49,19 +63,19 @@ class AuxiliaryHead(Channel):
         config = self.config
         width = tap_width(student, config.tap, "ah")
         weights = weights_of(config.task_weights, student.tasks)
+        self.shift = student.logit_shift
         self.register_buffer("task_weights", weights, persistent=False)
         with seeded(self.seed, "channel.ah"):
             self.head = DistillHead(width, config.hidden, student.tasks, config.beta)
 
     def set_base_rates(self, rates: Mapping[str, Tensor]) -> None:
-        """The head starts where its targets lie: at alpha times the rate."""
-        self.head.set_base_rates(rates, self.config.alpha)
+        """The head starts where its targets lie: at alpha times the rate of the rows trained on."""
+        self.head.set_base_rates(sampled_rates(rates, self.shift), self.config.alpha)
 
     def loss(self, output: Output, batch: Batch, student: Architecture) -> tuple[Tensor, dict[str, Tensor]]:
-        targets, mask, clipped = soft_labels(batch, student, self.config.alpha)
-        logits = self.head(output.taps[self.config.tap])
-        loss = masked_bce(logits, targets, mask, self.task_weights)
-        return self.config.weight * loss, {"loss": loss.detach(), "clipped": clipped}
+        config, logits = self.config, self.head(output.taps[self.config.tap])
+        loss, logs = distillation_loss(config.loss, logits, batch, student, config.alpha, self.task_weights)
+        return config.weight * loss, logs
 
 
 def build(config: AuxiliaryHeadConfig, schema: FeatureSchema, seed: int) -> AuxiliaryHead:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
+from distill.distillation import check_tasks, weights_of
 from distill.errors import UserError, nearest
 from distill.losses import base_rate_logits, scale_gradient, start_bias
 from distill.protocols import Architecture
-from distill.schema import FeatureSchema
+
+__all__ = ["DistillHead", "check_tasks", "tap_width", "weights_of"]
 
 
 class DistillHead(nn.Module):
@@ -44,7 +45,8 @@ class DistillHead(nn.Module):
         """Start the biases where the targets lie.
 
         Args:
-            rates: as in `Architecture.set_base_rates`.
+            rates: as in `Architecture.set_base_rates`, or as `distill.losses.sampled_rates` makes them of a student
+                that trains on sampled rows.
             factor: on the rate, such as the alpha of scaled targets.
         """
         start_bias(self.output.bias, base_rate_logits(rates, self.tasks, factor))
@@ -67,22 +69,3 @@ def tap_width(student: Architecture, tap: str, channel: str) -> int:
             f"{channel}.tap: got '{tap}', allowed: {', '.join(widths)}. {nearest(tap, widths)}".rstrip()
         )
     return widths[tap]
-
-
-def weights_of(task_weights: Mapping[str, float], tasks: Sequence[str]) -> Tensor:
-    """Factor of each task's loss, float32 [k]: 1 for tasks that are not named."""
-    return torch.tensor([task_weights.get(task, 1.0) for task in tasks])
-
-
-def check_tasks(task_weights: Mapping[str, float], schema: FeatureSchema, channel: str) -> None:
-    """Refuse a weight of a task that the schema lacks.
-
-    Raises:
-        UserError: names the task and the nearest one.
-    """
-    tasks = schema.task_names
-    for task in task_weights:
-        if task not in tasks:
-            raise UserError(
-                f"{channel}.task_weights: got '{task}', allowed: {', '.join(tasks)}. {nearest(task, tasks)}".rstrip()
-            )

@@ -153,6 +153,8 @@ class StudentConfig:
         channel_optimizers: training settings of single channel sets by name, complete, instead of `optimizer`;
             a fair comparison tunes each set by the same number of trials (`distill study tune`).
         delayed_labels: as the teacher's: matured, weighted or (simulated data only) final.
+        negative_sampling: share of the rows not known to be positive that it trains on, above 0; 1 for all. Less than 1
+            only for a student of exactly one task, without weighted labels. What it predicts is corrected for it.
         compute: precision and compilation.
     """
 
@@ -169,6 +171,7 @@ class StudentConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     channel_optimizers: dict[str, OptimizerConfig] = field(default_factory=dict)
     delayed_labels: DelayedLabels = "matured"
+    negative_sampling: float = 1.0
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
 

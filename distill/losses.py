@@ -124,6 +124,18 @@ def scale_gradient(value: Tensor, factor: float) -> Tensor:
     return value if factor == 1 else _ScaleGradient.apply(value, factor)
 
 
+def sampled_rates(rates: Mapping[str, Tensor], shift: float) -> dict[str, Tensor]:
+    """Rates of all rows as they are on the rows that a student trains on: p / (p + (1 - p) r).
+
+    Args:
+        rates: task to float64 [number of domains].
+        shift: log r, the student's `logit_shift`; at 0 the rates stay what they are.
+    """
+    if not shift:
+        return dict(rates)
+    return {task: (of_task.logit() - shift).sigmoid() for task, of_task in rates.items()}
+
+
 def base_rate_logits(rates: Mapping[str, Tensor], tasks: Sequence[str], factor: float = 1.0) -> Tensor:
     """The logit of each task's rate, with which a bias starts.
 

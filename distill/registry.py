@@ -24,7 +24,8 @@ class Entry:
         builder: `module:function`, imported when first built.
         summary: one line for `distill ls`.
         needs: what else the experiment must hold: `root` (data.root, a source), `teacher`, `representation` (that of
-            the teacher) or `others` (several teachers; a channel).
+            the teacher), `others` (several teachers) or `privileged` (a teacher that reads what the student lacks; a
+            channel).
         reads: inputs that not every architecture can read: `content`, and `fields` that channels give; its builder gets
             `content`, `extra_fields` and `extra_history` when there are any.
     """

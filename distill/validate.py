@@ -19,7 +19,7 @@ from distill.registry import CHANNELS, SOURCES
 from distill.schema import FeatureSchema
 from distill.strict_yaml import KeyPath
 from distill.structured import build
-from distill.validate_models import check_against_schema, check_student, check_teacher
+from distill.validate_models import check_against_schema, check_sampling, check_student, check_teacher
 from distill.validate_schedule import check_schedule
 from distill.validate_transfer import check_domain_teachers, check_needs
 
@@ -59,7 +59,7 @@ def check_experiment(config: ExperimentConfig, findings: Findings) -> FeatureSch
     _check_delayed_labels(config, findings)
     check_schedule(config.schedule, (schema.n_days or None) if schema else None, findings)
     _check_fit(config, schema, findings)
-    check_needs(config, findings)
+    check_needs(config, schema, findings)
     return schema
 
 
@@ -152,11 +152,12 @@ def _check_fit(config: ExperimentConfig, schema: FeatureSchema | None, findings:
         _check_without_teacher(config, findings)
     elif schema is not None:
         check_against_schema(config.teacher, schema, ("teacher",), findings)
+    known_tasks = list(schema.task_names) if schema is not None else []
     for index, student in enumerate(config.students):
         if schema is not None:
             check_against_schema(student, schema, ("students", index), findings)
+        check_sampling(student, student.tasks or known_tasks, ("students", index), findings)
         if config.teacher is not None and _learning_sets(config, student):
-            known_tasks = list(schema.task_names) if schema is not None else []
             _check_taught(student, index, config.teacher.tasks or known_tasks, known_tasks, findings)
 
 

@@ -22,6 +22,7 @@ from distill.config import (
 )
 from distill.findings import Findings, show
 from distill.registry import STUDENTS, TEACHERS, Registry
+from distill.sampling import ONE_TASK
 from distill.schema import FeatureSchema
 from distill.strict_yaml import KeyPath
 from distill.user_file import FORM, check, is_user_file
@@ -61,6 +62,27 @@ def check_against_schema(
     check_known(model.content, schema.content, (*path, "content"), findings)
     if isinstance(model, StudentConfig | DomainTeacherConfig):
         check_known(model.verticals, schema.verticals, (*path, "verticals"), findings)
+
+
+def check_sampling(student: StudentConfig, tasks: list[str], path: KeyPath, findings: Findings) -> None:
+    """Negatives are dropped only where the loss of it can be made good.
+
+    Args:
+        student: of the experiment.
+        tasks: those that it predicts; none when they are not known before the data set is prepared.
+        path: of the student.
+        findings: gets the problems.
+    """
+    share, path = student.negative_sampling, (*path, "negative_sampling")
+    if not 0 < share <= 1:
+        findings.add(path, str(share), "above 0 and up to 1, which keeps all rows")
+    elif share < 1 and len(tasks) > 1:
+        findings.add(path, f"{share} with the tasks {', '.join(tasks)}", ONE_TASK)
+    elif share < 1 and student.delayed_labels == "weighted":
+        allowed = (
+            "1, or `delayed_labels: matured`: a weighted target of 0 may be a positive that is not seen yet"
+        )
+        findings.add(path, f"{share} with weighted labels", allowed)
 
 
 def architecture_by_content(architecture: str) -> str:

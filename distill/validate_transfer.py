@@ -13,6 +13,7 @@ from distill.registry import CHANNELS
 from distill.schema import FeatureSchema
 from distill.strict_yaml import KeyPath
 from distill.validate_models import check_against_schema, check_domain_teacher
+from distill.validate_privileged import check_privileged
 
 
 def check_domain_teachers(config: ExperimentConfig, schema: FeatureSchema | None, findings: Findings) -> None:
@@ -59,17 +60,19 @@ def _check_covered(student: StudentConfig, index: int, config: ExperimentConfig,
             findings.add(("students", index, "verticals"), got, "surfaces of exactly one domain teacher")
 
 
-def check_needs(config: ExperimentConfig, findings: Findings) -> None:
+def check_needs(config: ExperimentConfig, schema: FeatureSchema | None, findings: Findings) -> None:
     """What the channels of students and domain teachers need of those they learn from.
 
     Args:
         config: the experiment.
+        schema: the data set's schema, when it is known.
         findings: gets the problems.
     """
     if config.teacher is None:
         return  # reported where the teacher is looked for
     for model in config.domain_teachers:
         _check_set(model.channel, [config.teacher], 0, config, findings)
+        _check_privileged(model, model.channel, [config.teacher], config, schema, findings)
     for student in config.students:
         of_domain = [m for m in config.domain_teachers if set(m.verticals) & set(student.verticals)]
         hierarchical = student.route == "hierarchical"
@@ -77,6 +80,7 @@ def check_needs(config: ExperimentConfig, findings: Findings) -> None:
         others = len(config.domain_teachers) if not hierarchical else 1
         for name in student.channels:
             _check_set(name, sources, others, config, findings)
+            _check_privileged(student, name, sources, config, schema, findings)
 
 
 def _check_set(
@@ -92,6 +96,20 @@ def _check_set(
         if "representation" in needs:
             for source in sources:
                 _check_representation(source, options.get("dim"), path, findings)
+
+
+def _check_privileged(
+    pupil: StudentConfig | TeacherConfig,
+    name: str,
+    sources: list[TeacherConfig],
+    config: ExperimentConfig,
+    schema: FeatureSchema | None,
+    findings: Findings,
+) -> None:
+    for channel in config.channels.get(name, {}):
+        if channel in CHANNELS and "privileged" in CHANNELS.get(channel).needs:
+            for source in sources:
+                check_privileged(pupil, source, schema, ("channels", name, channel), findings)
 
 
 def _check_representation(source: TeacherConfig, dim: int | None, path: KeyPath, findings: Findings) -> None:

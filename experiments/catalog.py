@@ -6,7 +6,7 @@ Free of torch: a builder is an import path until somebody builds.
 from __future__ import annotations
 
 from adapters.config import AuxiliaryHeadConfig
-from distill.channel_config import SingleConfig
+from distill.channel_config import PrivilegedFeaturesConfig, SingleConfig
 from distill.registry import CHANNELS, SOURCES, STUDENTS, TEACHERS
 from distill.sources.config import KuaiRandConfig, ParquetConfig, SimulatorConfig
 from students.config import DCNv2Config, DeepFMConfig, DINConfig, DLRMConfig
@@ -77,6 +77,13 @@ CHANNELS.add(
     "distill.single:build",
     "soft labels on the serving head itself: the control that ah must beat",
     needs=("teacher",),
+)
+CHANNELS.add(
+    "pfd",
+    PrivilegedFeaturesConfig,
+    "distill.pfd:build",
+    "soft labels on the serving head of a teacher that reads what the student lacks, after a warm-up",
+    needs=("teacher", "privileged"),
 )
 CHANNELS.add(
     "ah",

@@ -109,6 +109,50 @@ def test_auxiliary_head_leaves_the_serving_heads_alone() -> None:
     assert found["deep.0.weight"].any()
 
 
+KINDS = ("bce", "mse_logit", "mse_probability", "pairwise", "listwise")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_loss_leaves_the_serving_heads_alone(kind: str) -> None:
+    student, batch = make_student("deepfm", SCHEMA), batch_of()
+    channel = auxiliary_head(student, loss=kind)
+    found = gradients(student, channel, batch)
+    assert not found["heads.weight"].any() and not found["heads.bias"].any()
+    assert found["deep.0.weight"].any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_loss_agrees_where_the_head_says_what_the_teacher_says(kind: str) -> None:
+    """Of a student of sampled rows, on these rows: with a quarter of the negatives at z_F + log 4."""
+    student, batch = make_student("dlrm", SCHEMA), batch_of()
+    student.negative_sampling = 0.25
+    channel = auxiliary_head(student, loss=kind)
+    logits = channel.head(student(batch).taps["penultimate"]).detach()
+    mask = torch.ones(len(LENGTHS), dtype=torch.bool)
+    agreed = batch.with_teacher(TeacherSignal(logits - math.log(4), mask, mask.float()))
+    assert max(g.abs().max().item() for g in gradients(student, channel, agreed).values()) < 1e-7
+    assert max(g.abs().max().item() for g in gradients(student, channel, batch).values()) > 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("architecture", ["deepfm", "dlrm", "dcn_v2", "din"])
+def test_a_decoupled_tower_reaches_the_tables_and_nothing_of_the_serving_tower(
+    architecture: str, kind: str
+) -> None:
+    student, batch = make_student(architecture, SCHEMA), batch_of()
+    channel = auxiliary_head(student, loss=kind, tap="embedding", hidden=[8, 4])
+    before = student.tables.export()
+    channel.loss(student(batch), batch, student)[0].backward()
+    assert [name for name, p in student.named_parameters() if p.grad is not None and p.grad.any()] == []
+    after = student.tables.export()
+    moved = {
+        name for name in before if name.endswith("weight") and not torch.equal(before[name], after[name])
+    }
+    assert moved == {f"{feature}.weight" for feature in SCHEMA.sparse}
+    weights = [p for p in channel.head.hidden.parameters() if p.dim() == 2]
+    assert all(weight.grad is not None and weight.grad.any() for weight in weights)
+
+
 def test_single_reaches_the_serving_heads() -> None:
     student, batch = make_student("deepfm", SCHEMA), batch_of()
     channel = single(student)
@@ -227,6 +271,9 @@ def train(channels: list[Any], steps: int = 5) -> dict[str, Tensor]:
     [
         (auxiliary_head, {"weight": 0.0}),
         (auxiliary_head, {"beta": 0.0, "hidden": [4]}),
+        (auxiliary_head, {"weight": 0.0, "loss": "mse_logit", "tap": "embedding", "hidden": [4]}),
+        (auxiliary_head, {"weight": 0.0, "loss": "pairwise"}),
+        (auxiliary_head, {"weight": 0.0, "loss": "listwise"}),
         (single, {"weight": 0.0}),
     ],
 )
@@ -256,6 +303,16 @@ def test_head_starts_at_the_scaled_rate() -> None:
     assert channel.head.output.bias.tolist() == pytest.approx([math.log(0.2 / 0.8)] * 2)
 
 
+def test_head_of_a_student_of_sampled_rows_starts_at_the_scaled_rate_of_those() -> None:
+    """Of 100 positives and 900 negatives a tenth of these is kept: 100 of 190."""
+    student = make_student("dlrm", SCHEMA)
+    student.negative_sampling = 0.1
+    channel = auxiliary_head(student, alpha=0.5)
+    rates = {task: torch.tensor([0.1, math.nan, math.nan], dtype=torch.float64) for task in SCHEMA.task_names}
+    channel.set_base_rates(rates)
+    assert channel.head.output.bias.tolist() == pytest.approx([math.log(50 / 140)] * 2)
+
+
 def test_the_head_is_no_part_of_the_student() -> None:
     student = make_student("dlrm", SCHEMA)
     names = set(student.state_dict())
@@ -269,6 +326,11 @@ def test_the_head_is_no_part_of_the_student() -> None:
     [
         (AuxiliaryHeadConfig, {"weight": -1.0}, "ah.weight: got -1.0, allowed: 0 or more"),
         (AuxiliaryHeadConfig, {"alpha": 0.0}, "ah.alpha: got 0.0, allowed: more than 0"),
+        (
+            AuxiliaryHeadConfig,
+            {"alpha": 2.0, "loss": "pairwise"},
+            "ah.alpha: got 2.0, allowed: 1 with the loss 'pairwise', which reads logits; alpha scales probabilities",
+        ),
         (AuxiliaryHeadConfig, {"beta": -0.5}, "ah.beta: got -0.5, allowed: 0 or more"),
         (AuxiliaryHeadConfig, {"hidden": [0]}, r"ah.hidden: got \[0\], allowed: widths of at least 1"),
         (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill.losses import base_rate_logits, label_loss, masked_bce, scale_gradient, start_bias
+from distill.losses import base_rate_logits, label_loss, masked_bce, sampled_rates, scale_gradient, start_bias
 
 LOGITS = torch.tensor([[0.5, -2.0], [1.5, 0.0], [-0.3, 3.0]])
 TARGETS = torch.tensor([[1.0, 0.3], [0.0, 0.9], [0.2, 1.0]])
@@ -76,6 +76,15 @@ def test_base_rate_logits() -> None:
     assert base_rate_logits(rates, ["click", "buy", "never"]).tolist() == pytest.approx(expected)
     assert base_rate_logits(rates, ["click"], factor=2.0).tolist() == pytest.approx([math.log(0.4 / 0.6)])
     assert base_rate_logits(rates, ["click"], factor=9.0).tolist() == pytest.approx([-expected[2]], rel=1e-3)
+
+
+def test_rates_of_sampled_rows() -> None:
+    """A quarter of the negatives is kept: of 20 positives and 80 negatives, 20 of 40."""
+    rates = {"click": torch.tensor([0.2, math.nan, 0.0, 1.0], dtype=torch.float64)}
+    assert sampled_rates(rates, math.log(0.25))["click"].tolist() == pytest.approx(
+        [0.5, math.nan, 0, 1], nan_ok=True
+    )
+    assert sampled_rates(rates, 0.0)["click"] is rates["click"]
 
 
 def test_bias_without_a_rate_stays() -> None:

@@ -257,6 +257,46 @@ def test_one_mistake_that_needs_the_schema(tmp_path: Path, changes: dict[str, An
     assert problem.partition(": ")[2].startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"tasks": ["click"], "negative_sampling": 0},
+            "got 0.0; allowed: above 0 and up to 1, which keeps all rows.",
+        ),
+        (
+            {"tasks": ["click"], "negative_sampling": 1.5},
+            "got 1.5; allowed: above 0 and up to 1, which keeps all",
+        ),
+        ({"negative_sampling": -0.1}, "got -0.1; allowed: above 0 and up to 1"),
+        (
+            {"negative_sampling": 0.1},
+            "got 0.1 with the tasks click, conversion; allowed: 1, or a student of exactly one task: a row that is ",
+        ),
+        (
+            {"tasks": ["conversion", "click"], "negative_sampling": 0.1},
+            "got 0.1 with the tasks conversion, click; allowed: 1, or a student of exactly one task: a row that is ",
+        ),
+        (
+            {"tasks": ["click"], "negative_sampling": 0.1, "delayed_labels": "weighted"},
+            "got 0.1 with weighted labels; allowed: 1, or `delayed_labels: matured`: a weighted target of 0 may be a ",
+        ),
+    ],
+)
+def test_negatives_that_cannot_be_dropped(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    content = experiment(**{f"students__0__{key}": value for key, value in changes.items()})
+    (problem,) = problems(tmp_path, content)
+    assert f"students[0] (one).negative_sampling: {message}" in problem
+
+
+@pytest.mark.parametrize(
+    "changes", [{"negative_sampling": 1}, {"tasks": ["conversion"], "negative_sampling": 0.01}]
+)
+def test_negatives_that_can_be_dropped(tmp_path: Path, changes: dict[str, Any]) -> None:
+    content = experiment(**{f"students__0__{key}": value for key, value in changes.items()})
+    assert load(tmp_path, content).config.students[0].negative_sampling == changes["negative_sampling"]
+
+
 def test_without_a_teacher_only_channels_that_need_none(tmp_path: Path) -> None:
     content = experiment(teacher=None, channels__mine={"own": {}, "soft": {}})
     (first, second) = problems(tmp_path, content)
