@@ -6,6 +6,12 @@ Free of torch: a builder is an import path until somebody builds.
 from __future__ import annotations
 
 from adapters.config import AuxiliaryHeadConfig
+from adapters.representation_config import (
+    CurrentConfig,
+    FitNetsConfig,
+    RawHistoryConfig,
+    StoredRepresentationsConfig,
+)
 from distill.channel_config import PrivilegedFeaturesConfig, SingleConfig
 from distill.registry import CHANNELS, SOURCES, STUDENTS, TEACHERS
 from distill.sources.config import KuaiRandConfig, ParquetConfig, SimulatorConfig
@@ -91,4 +97,31 @@ CHANNELS.add(
     "adapters.auxiliary_head:build",
     "soft labels on an auxiliary head beside the serving head, used in training only",
     needs=("teacher",),
+)
+CHANNELS.add(
+    "repr",
+    StoredRepresentationsConfig,
+    "adapters.representation:build",
+    "the teacher's representations of earlier examples, of the user or of the item, as fields",
+    needs=("teacher", "representation"),
+)
+CHANNELS.add(
+    "rawid",
+    RawHistoryConfig,
+    "adapters.raw_history:build",
+    "raw items of the user's history as a field: the control that repr must beat",
+)
+CHANNELS.add(
+    "current",
+    CurrentConfig,
+    "adapters.current:build",
+    "the teacher's representation of the example itself as a field: a control that runs the teacher when serving",
+    needs=("teacher", "representation"),
+)
+CHANNELS.add(
+    "fitnets",
+    FitNetsConfig,
+    "adapters.fitnets:build",
+    "the student's tap learns to foretell the teacher's representation, in training only: a control of repr",
+    needs=("teacher", "representation"),
 )
