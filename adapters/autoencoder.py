@@ -11,11 +11,11 @@ Shape letters: B examples, C columns of all chosen taps side by side, T taps, D 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
+from adapters.layers import relu_layers
 from distill.batch import Batch
 from distill.config import RepresentationConfig
 from distill.errors import NonFiniteError, UserError, nearest
@@ -70,8 +70,8 @@ class Autoencoder(Channel):
         self.register_buffer("prefix_mask", mask.float(), persistent=False)
         self.standardize = Standardize(widths)
         with seeded(self.seed, "channel.representation"):
-            self.encoder = nn.Sequential(*_layers([sum(widths), *config.hidden, config.dim]), nn.Tanh())
-            self.decoder = nn.Sequential(*_layers([config.dim, *reversed(config.hidden), sum(widths)]))
+            self.encoder = nn.Sequential(*relu_layers([sum(widths), *config.hidden, config.dim]), nn.Tanh())
+            self.decoder = nn.Sequential(*relu_layers([config.dim, *reversed(config.hidden), sum(widths)]))
         self.optimizer = torch.optim.Adam(self.parameters(), lr=config.learning_rate)
 
     def dense_parameters(self) -> Iterable[nn.Parameter]:
@@ -175,11 +175,3 @@ class Standardize(nn.Module):
         self.mean += weight * moved
         of_taps = torch.stack([part.mean() for part in variance.split(self.widths)])
         self.variance += weight * (of_taps - self.variance)
-
-
-def _layers(widths: list[int]) -> list[nn.Module]:
-    """Linear layers between these widths, each under a ReLU but the last."""
-    layers: list[nn.Module] = []
-    for before, after in pairwise(widths):
-        layers += [nn.Linear(before, after), nn.ReLU()]
-    return layers[:-1]
