@@ -5,6 +5,7 @@ Free of torch: a builder is an import path until somebody builds.
 
 from __future__ import annotations
 
+from adapters.adapter_config import GatedConfig, StudentAdapterConfig
 from adapters.config import AuxiliaryHeadConfig
 from adapters.representation_config import (
     CurrentConfig,
@@ -97,6 +98,20 @@ CHANNELS.add(
     "adapters.auxiliary_head:build",
     "soft labels on an auxiliary head beside the serving head, used in training only",
     needs=("teacher",),
+)
+CHANNELS.add(
+    "adapter",
+    StudentAdapterConfig,
+    "adapters.student_adapter:build",
+    "the Student Adapter: the teacher corrected by matured labels, on a distill head of its own; with ah, ah_adapter",
+    needs=("teacher",),
+)
+CHANNELS.add(
+    "gated",
+    GatedConfig,
+    "adapters.gate:build",
+    "several teachers, weighed anew for every example, on a distill head of its own",
+    needs=("teacher", "others"),
 )
 CHANNELS.add(
     "repr",
