@@ -24,7 +24,7 @@ class PastRequest:
         item: also one vector of the example's item: the decayed mean over the item's earlier days.
         alignment: procrustes, to turn the spaces of all snapshots into that of the first; none, which allows one
             snapshot only.
-        codec: how they are stored: int8 or fp16.
+        codec: how the user's are stored: int8 or fp16; the items' means are fp16.
         half_life_days: of an example's weight in its item's mean.
     """
 
