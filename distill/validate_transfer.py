@@ -5,6 +5,8 @@ Free of torch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from distill.cells import JOIN
 from distill.checks import check_known, check_unique
 from distill.config import ExperimentConfig, StudentConfig, TeacherConfig
@@ -71,31 +73,44 @@ def check_needs(config: ExperimentConfig, schema: FeatureSchema | None, findings
     if config.teacher is None:
         return  # reported where the teacher is looked for
     for model in config.domain_teachers:
-        _check_set(model.channel, [config.teacher], 0, config, findings)
+        _check_set(model.channel, [config.teacher], config, findings)
+        _check_others(model.channel, dict.fromkeys(model.verticals, 0), config, findings)
         _check_privileged(model, model.channel, [config.teacher], config, schema, findings)
     for student in config.students:
         of_domain = [m for m in config.domain_teachers if set(m.verticals) & set(student.verticals)]
         hierarchical = student.route == "hierarchical"
         sources: list[TeacherConfig] = [*of_domain] if hierarchical else [config.teacher]
-        others = len(config.domain_teachers) if not hierarchical else 1
+        # A direct student has the domain teachers of its surface beside its own; below one of these, the teacher.
+        others = {v: sum(v in m.verticals for m in config.domain_teachers) for v in student.verticals}
         for name in student.channels:
-            _check_set(name, sources, others, config, findings)
+            _check_set(name, sources, config, findings)
+            _check_others(name, others, config, findings)
             _check_privileged(student, name, sources, config, schema, findings)
 
 
-def _check_set(
-    name: str, sources: list[TeacherConfig], others: int, config: ExperimentConfig, findings: Findings
-) -> None:
+def _check_set(name: str, sources: list[TeacherConfig], config: ExperimentConfig, findings: Findings) -> None:
     for channel, options in config.channels.get(name, {}).items():
         if channel not in CHANNELS:
             continue
-        path, needs = ("channels", name, channel), CHANNELS.get(channel).needs
-        if "others" in needs and not others:
-            allowed = "channels of one teacher, since there is no domain teacher"
-            findings.add(path, f"the channel '{channel}', which weighs several teachers", allowed)
-        if "representation" in needs:
+        path = ("channels", name, channel)
+        if "representation" in CHANNELS.get(channel).needs:
             for source in sources:
                 _check_representation(source, options.get("dim"), path, findings)
+
+
+def _check_others(name: str, others: Mapping[str, int], config: ExperimentConfig, findings: Findings) -> None:
+    """Channels of several teachers find on every surface as many as they say."""
+    for channel, options in config.channels.get(name, {}).items():
+        if channel not in CHANNELS or "others" not in CHANNELS.get(channel).needs:
+            continue
+        path = ("channels", name, channel)
+        for surface, count in others.items():
+            if not count:
+                got = f"the channel '{channel}', which weighs several teachers"
+                findings.add(path, got, f"channels of one teacher, since only one knows '{surface}'")
+            elif options.get("teachers", count + 1) != count + 1:
+                allowed = f"{count + 1}, the teachers of a student of '{surface}'"
+                findings.add((*path, "teachers"), show(options["teachers"]), allowed)
 
 
 def _check_privileged(
