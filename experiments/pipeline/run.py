@@ -73,15 +73,24 @@ def run_cells(
     experiment: Experiment, cells: Sequence[Cell], progress: Progress, title: str = "students"
 ) -> None:
     """Train what is not done yet of some cells, all seeds, as many at once as there are workers."""
-    rows = {cell.domains: _rows(experiment, cell) for cell in {cell.domains: cell for cell in cells}.values()}
+    rows = {
+        cell.domains: rows_read(experiment, cell) for cell in {cell.domains: cell for cell in cells}.values()
+    }
     work = [
-        _job(experiment, cell, seed, rows[cell.domains])
+        training_job(experiment, cell, seed, rows[cell.domains])
         for cell in cells
         for seed in experiment.config.seeds
         if not jobs.is_done(experiment, cell, seed)
     ]
     # The longest first, so that no process is left alone with one at the end.
     _run(experiment, sorted(work, key=lambda job: -job.examples), title, progress)
+
+
+def train_teachers(experiment: Experiment, progress: Progress) -> None:
+    """The teacher and its log; then the domain teachers, who learn from it, and theirs."""
+    for title, cells in _generations(experiment).items():
+        run_cells(experiment, cells, progress, title)
+        write_logs(experiment, cells, progress)
 
 
 def _teachers(experiment: Experiment, tracker: Tracker, progress: Progress) -> None:
@@ -92,12 +101,12 @@ def _teachers(experiment: Experiment, tracker: Tracker, progress: Progress) -> N
             _show_cost(experiment, cell, experiment.logged_cells[cell], progress)
         run_cells(experiment, cells, progress, title)
         if experiment.domain_cells and cells == [experiment.teacher_cell]:
-            _write_logs(experiment, cells, progress)
+            write_logs(experiment, cells, progress)
 
 
 def _logs(experiment: Experiment, tracker: Tracker, progress: Progress) -> None:
     for cells in _generations(experiment).values():
-        _write_logs(experiment, cells, progress)
+        write_logs(experiment, cells, progress)
 
 
 def _generations(experiment: Experiment) -> dict[str, list[Cell]]:
@@ -107,7 +116,7 @@ def _generations(experiment: Experiment) -> dict[str, list[Cell]]:
     return {title: cells for title, cells in generations.items() if cells}
 
 
-def _write_logs(experiment: Experiment, teachers: Sequence[Cell], progress: Progress) -> None:
+def write_logs(experiment: Experiment, teachers: Sequence[Cell], progress: Progress) -> None:
     """What is missing of the logs of some teachers, and of the pasts that students read of them."""
     both = [(teacher, seed) for teacher in teachers for seed in experiment.config.seeds]
     work = []
@@ -119,9 +128,15 @@ def _write_logs(experiment: Experiment, teachers: Sequence[Cell], progress: Prog
     _run(experiment, work, "teacher log", progress)
     for teacher, seed in both:
         logs.check_log(experiment, teacher, seed)
+    write_pasts(experiment, teachers, progress)
+
+
+def write_pasts(experiment: Experiment, teachers: Sequence[Cell], progress: Progress) -> None:
+    """What is missing of the pasts that students read of some teachers' logs."""
     work = [
         Job(write_past_job, (experiment, teacher, seed, request), len(experiment.schedule.logged_days()))
-        for teacher, seed in both
+        for teacher in teachers
+        for seed in experiment.config.seeds
         for request in past.missing(experiment, teacher, seed)
     ]
     _run(experiment, work, "teacher's past", progress)
@@ -206,14 +221,20 @@ def _compute(experiment: Experiment) -> None:
     torch.compiler.reset()
 
 
-def _rows(experiment: Experiment, cell: Cell) -> int:
+def rows_read(experiment: Experiment, cell: Cell) -> int:
     """Examples that one training reads."""
     schedule, is_teacher = experiment.schedule, cell in experiment.logged_cells
     plan = schedule.teacher_plan() if is_teacher else schedule.student_plan()
     return sum(rows_of(experiment.data, plan.train, cell.domains).values())
 
 
-def _job(experiment: Experiment, cell: Cell, seed: int, rows: int) -> Job:
+def training_job(experiment: Experiment, cell: Cell, seed: int, rows: int) -> Job:
+    """The training of a teacher, a domain teacher or a student.
+
+    Args:
+        experiment, cell, seed: which.
+        rows: that it reads (`rows_read`), for the bar.
+    """
     if cell in experiment.logged_cells:
         return Job(train_teacher_job, (experiment, cell, seed), rows)
     return Job(train_student_job, (experiment, cell, seed), rows)

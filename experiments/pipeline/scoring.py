@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from distill.cells import write_cells
 from distill.errors import UserError
@@ -20,11 +21,16 @@ from experiments.pipeline.floor import floor_cell
 from experiments.pipeline.training import read_report
 
 
-def base_rates(experiment: Experiment) -> Rates:
-    """p of each (vertical, task) over days 1 to the last tune day, the normaliser of every NE."""
+def base_rates(experiment: Experiment, verticals: Sequence[str] | None = None) -> Rates:
+    """p of each (vertical, task) over days 1 to the last tune day, the normaliser of every NE.
+
+    Args:
+        experiment: the experiment.
+        verticals: to pool over; None for all of the schema.
+    """
     schema = experiment.data.schema
     days = range(1, max(experiment.schedule.config.tune_days) + 1)
-    counter = RateCounter(schema.domains, schema.verticals, schema.task_names, days)
+    counter = RateCounter(schema.domains, verticals or schema.verticals, schema.task_names, days)
     for day in days:
         outcomes = experiment.data.outcomes(day)
         labels = {task: outcomes.labels[:, place] for place, task in enumerate(schema.task_names)}
@@ -44,13 +50,27 @@ def score(experiment: Experiment, sources: list[CellPredictions]) -> None:
     """
     if not sources:
         raise UserError(f"{experiment.folder}: no predictions to score. Train first (`distill run`).")
-    write_cells(experiment.folder / "cells.csv", [source.cell for source in sources])
     rates, splits = base_rates(experiment), list(experiment.schedule.scored_days)
     verticals = experiment.data.schema.verticals
     rows = score_rows(sources, verticals, rates, splits, _truth(experiment))
     transfer: list[Row] = []
     for split in splits:
         transfer += transfer_rows(Losses(sources, verticals, rates, split))
+    write_scores(experiment, sources, rows, transfer)
+
+
+def write_scores(
+    experiment: Experiment, sources: Sequence[CellPredictions], rows: list[Row], transfer: list[Row]
+) -> None:
+    """Write cells.csv and results.json of a run that is scored.
+
+    Args:
+        experiment: the experiment.
+        sources: its cells.
+        rows: of `distill.score_rows`.
+        transfer: of `distill.transfer`.
+    """
+    write_cells(experiment.folder / "cells.csv", [source.cell for source in sources])
     write_results(
         experiment.folder / "results.json",
         rows,
@@ -74,7 +94,7 @@ def predicted_cells(experiment: Experiment, seeds: list[int]) -> list[CellPredic
     ]
 
 
-def write_metrics(experiment: Experiment, sources: list[CellPredictions]) -> None:
+def write_metrics(experiment: Experiment, sources: Sequence[CellPredictions]) -> None:
     """Write metrics.jsonl: one line a cell, seed and trained day: mean losses, examples seen, time, FLOPs, MFU."""
     with atomic_path(experiment.folder / "metrics.jsonl") as temporary, temporary.open("w") as file:
         for source in _trained(sources):
@@ -84,7 +104,7 @@ def write_metrics(experiment: Experiment, sources: list[CellPredictions]) -> Non
                     file.write(json.dumps(line) + "\n")
 
 
-def _trained(sources: list[CellPredictions]) -> list[CellPredictions]:
+def _trained(sources: Sequence[CellPredictions]) -> list[CellPredictions]:
     return [source for source in sources if source.cell.role != FLOOR]
 
 
@@ -95,7 +115,9 @@ def _truth(experiment: Experiment) -> Truth | None:
     return read_truth(experiment.data.folder, days)
 
 
-def _timing(experiment: Experiment, sources: list[CellPredictions]) -> dict[str, dict[str, dict[str, float]]]:
+def _timing(
+    experiment: Experiment, sources: Sequence[CellPredictions]
+) -> dict[str, dict[str, dict[str, float]]]:
     """cell_id -> seed -> seconds, cpu_seconds, examples, parameters, FLOPs."""
     timing: dict[str, dict[str, dict[str, float]]] = {}
     for source in _trained(sources):

@@ -195,7 +195,7 @@ def open_model(
     if per_surface:
         config = _surface_by_surface(config, data.schema.verticals)
     schedule = Schedule(config.schedule, data.schema.n_days, final)
-    digest = _settings_hash(replace(loaded, config=config))
+    digest = settings_hash(replace(loaded, config=config))
     return Model(name, Experiment(config, digest, loaded.base, data, schedule), tuple(seeds))
 
 
@@ -259,7 +259,7 @@ def _surface_by_surface(config: ExperimentConfig, verticals: Sequence[str]) -> E
     return replace(config, teacher=None, students=[student], schedule=days)
 
 
-def _settings_hash(loaded: LoadedConfig) -> str:
+def settings_hash(loaded: LoadedConfig) -> str:
     """Hash of what decides about a training: neither its seed nor where things lie."""
     config = loaded.config
     data = replace(config.data, root=None, cache="")

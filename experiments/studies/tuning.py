@@ -1,34 +1,42 @@
 """Chooses settings as PROTOCOL.md says: macro log-loss of the tune days, seeds 100-102, equal trials for every channel.
 
-A tuning file names an experiment and the trials of its teacher and of each channel set; a trial is a mapping of
-`--set` keys to values. Students of all trials read the log of the experiment's own teacher. Trials already in the
-table are not run again, and a channel set with fewer trials than another is refused.
+A tuning file names an experiment and the trials of its teacher and of each channel set, for all students at once or for
+one of them; a trial is a mapping of `--set` keys to values. Students of all trials read the log of the experiment's own
+teachers. Trials already in the table are not run again, and a channel set with fewer trials than another is refused.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from distill.cells import Cell
-from distill.errors import UserError
-from distill.findings import Findings
+from distill.config import ExperimentConfig
+from distill.errors import UserError, nearest
+from distill.findings import Findings, show
 from distill.load_config import LoadedConfig, load_config
 from distill.progress import Progress
 from experiments.pipeline.environment import git_commit
 from experiments.pipeline.experiment import Experiment
-from experiments.pipeline.logs import write_log
-from experiments.pipeline.run import open_experiment, run_cells
+from experiments.pipeline.run import open_experiment, run_cells, train_teachers, write_pasts
+from experiments.studies import domains
 from experiments.studies.files import StudyFile, overrides, read_study, unequal
+from experiments.studies.links import share
 from experiments.studies.tables import append_row, read_table
 from experiments.studies.trainings import SeedPredictions
 from experiments.studies.trials import macro_logloss
 
 COLUMNS = ("role", "channel", "trial", "settings", "macro_logloss", "seeds", "git_commit")
 TEACHER = "teacher"
+OF = "/"
+"""Between a student and a channel set."""
+
+_SHARED = ("teacher", "teacher_log")
+_DOMAINS = "domain_teachers"
+_STUDENT_KEYS = ("students.", "channels.")
 
 
 @dataclass
@@ -36,10 +44,15 @@ class Tuning(StudyFile):
     """A tuning file.
 
     Attributes:
-        trials: `teacher` or a channel set's name to trials, each a mapping of `--set` keys to values.
+        trials: `teacher`, a channel set's name (all students) or `<student>/<channel set>` to trials, each a mapping of
+            `--set` keys to values.
     """
 
     trials: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def of(self, student: str, channel: str) -> Sequence[Mapping[str, Any]]:
+        """Trials of a channel set for a student, its own or those of all students; none when there are neither."""
+        return self.trials.get(f"{student}{OF}{channel}") or self.trials.get(channel) or []
 
 
 def read_tuning(path: Path) -> Tuning:
@@ -54,7 +67,20 @@ def read_tuning(path: Path) -> Tuning:
 def _check(tuning: Tuning, findings: Findings) -> None:
     if not tuning.trials:
         findings.add(("trials",), "no trials", "trials of the teacher, of channel sets, or of both")
-    counts = unequal({name: given for name, given in tuning.trials.items() if name != TEACHER})
+    of_students = {name: given for name, given in tuning.trials.items() if name != TEACHER}
+    for name, trials in of_students.items():
+        channel = name.partition(OF)[2]
+        if channel in of_students:
+            findings.add(
+                ("trials", name), f"{show(name)} beside {show(channel)}", "trials of all students, or of each"
+            )
+        for number, trial in enumerate(trials):
+            for key in trial:
+                if not key.startswith(_STUDENT_KEYS):
+                    # Their teachers are trained once for all trials.
+                    place = ("trials", name, number, key)
+                    findings.add(place, f"the key {key}", "keys of students and channels")
+    counts = unequal(of_students)
     if counts:
         findings.add(("trials",), counts, "the same number for every channel set")
 
@@ -69,34 +95,54 @@ def tune(tuning: Tuning, progress: Progress) -> list[dict[str, str]]:
     Returns:
         The table's rows, best first within each role and channel.
     """
+    _refuse_unknown(tuning, _load(tuning, [], "base").config)
     table = Path(tuning.table)
     done = {(row["channel"], row["settings"]) for row in read_table(table, COLUMNS)}
     base = None
-    for channel, number, settings in _in_order(tuning):
+    for name, number, settings in _in_order(tuning):
         key = json.dumps(settings, sort_keys=True)
-        if (channel, key) in done:
+        if (name, key) in done:
             continue
-        if channel == TEACHER:
+        if name == TEACHER:
             experiment = _open(tuning, f"teacher-{number}", settings, progress)
             cells = [_teacher_cell(experiment)]
         else:
             base = base or _base(tuning, progress)
-            experiment = _open(tuning, f"{channel}-{number}", settings, progress)
-            _link_log(base, experiment)
-            cells = [cell for cell in experiment.student_cells if cell.channel == channel]
+            experiment = _open(tuning, f"{name}-{number}", settings, progress)
+            _share_teachers(base, experiment, progress)
+            cells = _cells(experiment, name)
         run_cells(experiment, cells, progress)
-        role = TEACHER if channel == TEACHER else "student"
+        role = TEACHER if name == TEACHER else "student"
         score = _macro_logloss(experiment, cells)
-        row = (role, channel, number, key, f"{score:.6f}", len(tuning.seeds), git_commit())
+        row = (role, name, number, key, f"{score:.6f}", len(tuning.seeds), git_commit())
         append_row(table, COLUMNS, dict(zip(COLUMNS, row, strict=True)))
     rows = read_table(table, COLUMNS)
     return sorted(rows, key=lambda row: (row["role"], row["channel"], float(row["macro_logloss"])))
 
 
+def best_of(rows: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """The best trial of each channel set.
+
+    Args:
+        rows: of `tune`.
+    """
+    best: dict[str, Mapping[str, str]] = {}
+    for row in rows:
+        best.setdefault(row["channel"], row)
+    return list(best.values())
+
+
 def _in_order(tuning: Tuning) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
-    for channel in sorted(tuning.trials, key=lambda name: name != TEACHER):
-        for number, settings in enumerate(tuning.trials[channel]):
-            yield channel, number, settings
+    for name in sorted(tuning.trials, key=lambda name: name != TEACHER):
+        for number, settings in enumerate(tuning.trials[name]):
+            yield name, number, settings
+
+
+def _cells(experiment: Experiment, name: str) -> list[Cell]:
+    """What a trial trains: the students of `<channel set>` or of `<student>/<channel set>`."""
+    student, _, channel = name.rpartition(OF)
+    of_channel = [cell for cell in experiment.student_cells if cell.channel == channel]
+    return [cell for cell in of_channel if student in ("", cell.model)]
 
 
 def _open(tuning: Tuning, name: str, settings: Mapping[str, Any], progress: Progress) -> Experiment:
@@ -105,28 +151,39 @@ def _open(tuning: Tuning, name: str, settings: Mapping[str, Any], progress: Prog
 
 def _load(tuning: Tuning, arguments: Sequence[str], name: str) -> LoadedConfig:
     fixed = [f"output={Path(tuning.output) / name}", f"seeds={tuning.seeds}", "wandb.enabled=false"]
-    return load_config(tuning.experiment, [*arguments, *fixed])
+    loaded = load_config(tuning.experiment, [*arguments, *fixed])
+    if domains.teach(loaded.config):
+        return loaded
+    return replace(loaded, config=replace(loaded.config, domain_teachers=[]))
+
+
+def _refuse_unknown(tuning: Tuning, config: ExperimentConfig) -> None:
+    asked = [(student.name, channel) for student in config.students for channel in student.channels]
+    known = [TEACHER, *dict.fromkeys(channel for _, channel in asked), *(OF.join(pair) for pair in asked)]
+    unknown = [name for name in tuning.trials if name not in known]
+    if unknown:
+        allowed = f"{', '.join(known)}. {nearest(unknown[0], known)}"
+        raise UserError(f"trials: got '{unknown[0]}', allowed: {allowed}".rstrip())
 
 
 def _base(tuning: Tuning, progress: Progress) -> Experiment:
-    """The experiment's own teacher, a trial's if it is one of them, and its log, which all students read."""
+    """The experiment's own teachers, a trial's if it is one of them, and their logs, which all students read."""
     loaded = _load(tuning, [], "base")
     for number, settings in enumerate(tuning.trials.get(TEACHER, [])):
         trial = _load(tuning, overrides(settings), f"{TEACHER}-{number}")
         if trial.config.teacher == loaded.config.teacher:
             loaded = trial
     experiment = open_experiment(loaded, final=False, progress=progress)
-    run_cells(experiment, [_teacher_cell(experiment)], progress)
-    for seed in tuning.seeds:
-        write_log(experiment, _teacher_cell(experiment), seed, progress)
+    _teacher_cell(experiment)
+    train_teachers(experiment, progress)
     return experiment
 
 
-def _link_log(base: Experiment, trial: Experiment) -> None:
-    link = trial.folder / "teacher_log"
-    link.parent.mkdir(parents=True, exist_ok=True)
-    if not link.is_symlink():
-        link.symlink_to((base.folder / "teacher_log").resolve(), target_is_directory=True)
+def _share_teachers(base: Experiment, trial: Experiment, progress: Progress) -> None:
+    """The base's teachers and logs as the trial's own, with the pasts that its channels ask for."""
+    for name in (*_SHARED, _DOMAINS) if base.domain_cells else _SHARED:
+        share(trial.folder / name, base.folder / name)
+    write_pasts(trial, list(trial.logged_cells), progress)
 
 
 def _teacher_cell(experiment: Experiment) -> Cell:

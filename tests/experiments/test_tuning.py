@@ -1,6 +1,7 @@
 """The tuning study: equal trials, one log for all, nothing done twice, the number that PROTOCOL.md names."""
 
 import csv
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import yaml
 from sklearn.metrics import log_loss
 
 import experiments.catalog  # noqa: F401  fills the registries
+from distill.cells import Cell
 from distill.errors import UserError
 from distill.progress import NoProgress
-from experiments.studies.tuning import read_tuning, tune
+from experiments.studies.tuning import best_of, read_tuning, tune
 
 EXPERIMENT: dict[str, Any] = {
     "name": "tiny",
@@ -31,6 +33,11 @@ EXPERIMENT: dict[str, Any] = {
     "schedule": {"tune_days": [4, 5], "test_days": [6]},
     "workers": 1,
 }
+DOMAIN: dict[str, Any] = {
+    "name": "apps",
+    "verticals": ["feed", "stories"],
+    "options": {"dim": 4, "sequence": {"heads": 1}, "history_length": 4, "mlp": [8]},
+}
 TRIALS: dict[str, Any] = {
     "teacher": [{"teacher.optimizer.learning_rate": 0.001}],
     "none": [{"students.small.channel_optimizers.none": {"batch_size": 64}}],
@@ -38,8 +45,10 @@ TRIALS: dict[str, Any] = {
 }
 
 
-def write(folder: Path, **change: object) -> Path:
-    (folder / "experiment.yaml").write_text(yaml.safe_dump(EXPERIMENT | {"data": _data(folder)}))
+def write(folder: Path, changes: dict[str, Any] | None = None, **change: object) -> Path:
+    # Parts used twice are written twice: the YAML allows no anchors.
+    settings = EXPERIMENT | (changes or {}) | {"data": _data(folder)}
+    (folder / "experiment.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(settings))))
     content = {
         "experiment": "experiment.yaml",
         "output": str(folder / "runs"),
@@ -85,10 +94,83 @@ def test_a_second_call_runs_nothing(tmp_path: Path) -> None:
     assert written == {channel: trials[0] for channel, trials in TRIALS.items()}
 
 
+def test_a_channel_set_may_be_tuned_for_each_student(tmp_path: Path) -> None:
+    students = [EXPERIMENT["students"][0] | {"name": name} for name in ("small", "large")]
+    trials = {
+        "none": [{"students.small.channel_optimizers.none": {"batch_size": 64}}],
+        "small/ah": [{"channels.ah.ah.weight": 2.0}],
+        "large/ah": [{"channels.ah.ah.weight": 0.5}],
+    }
+    rows = tune(read_tuning(write(tmp_path, {"students": students}, trials=trials)), NoProgress())
+    assert {row["channel"] for row in rows} == set(trials)
+    trained = {name: read_cells_with_predictions(tmp_path / "runs" / f"{name}-0") for name in trials}
+    assert trained == {"none": {"small", "large"}, "small/ah": {"small"}, "large/ah": {"large"}}
+
+
+def read_cells_with_predictions(folder: Path) -> set[str]:
+    """Names of the models that have been trained in a trial's folder."""
+    reports = [json.loads(path.read_text()) for path in folder.glob("checkpoints/*/100/report.json")]
+    ids = {report["cell_id"] for report in reports}
+    asked = itertools.product(("small", "large"), ("feed", "stories"), ("none", "ah"))
+    cells = [
+        Cell("tiny", model, "student", vertical, "progressive", "thin", "direct", 1, channel)
+        for model, vertical, channel in asked
+    ]
+    assert len(ids) == sum(cell.cell_id in ids for cell in cells)
+    return {cell.model for cell in cells if cell.cell_id in ids}
+
+
+def test_trials_share_the_teachers_of_both_hops(tmp_path: Path) -> None:
+    students = [EXPERIMENT["students"][0] | {"route": "hierarchical"}]
+    trials = {"none": [{}], "ah": [{"channels.ah.ah.weight": 2.0}]}
+    path = write(tmp_path, {"students": students, "domain_teachers": [DOMAIN]}, trials=trials)
+    tune(read_tuning(path), NoProgress())
+    base, trial = tmp_path / "runs" / "base", tmp_path / "runs" / "ah-0"
+    for name in ("teacher", "teacher_log", "domain_teachers"):
+        assert (trial / name).is_symlink() and (trial / name).samefile(base / name)
+    assert len(list(trial.glob("checkpoints/*/*/report.json"))) == 4, "two surfaces, two seeds, no teacher"
+    assert list((trial / "domain_teachers" / "apps" / "teacher_log").glob("*/*/day-*.parquet"))
+
+
+def test_domain_teachers_that_teach_nobody_are_not_trained(tmp_path: Path) -> None:
+    path = write(tmp_path, {"domain_teachers": [DOMAIN]}, trials={"ah": [{}]})
+    tune(read_tuning(path), NoProgress())
+    assert not (tmp_path / "runs" / "base" / "domain_teachers").exists()
+
+
+def test_the_best_of_each_channel_set() -> None:
+    rows = [
+        {"channel": "ah", "trial": "2"},
+        {"channel": "ah", "trial": "0"},
+        {"channel": "none", "trial": "1"},
+    ]
+    assert [row["trial"] for row in best_of(rows)] == ["2", "1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("ahh", "trials: got 'ahh', allowed: teacher, none, ah, small/none, small/ah. Did you mean 'ah'?"),
+        ("large/ah", "trials: got 'large/ah', allowed: teacher, none, ah, small/none, small/ah."),
+    ],
+)
+def test_trials_of_what_the_experiment_does_not_have(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        tune(read_tuning(write(tmp_path, trials={name: [{}]})), NoProgress())
+    assert str(caught.value).startswith(message)
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"trials": TRIALS | {"none": [{}, {}]}}, "the same number for every channel set"),
+        ({"trials": {"small/ah": [{}], "none": [{}, {}]}}, "2 of none, 1 of small/ah"),
+        ({"trials": {"small/ah": [{}], "ah": [{}]}}, "trials.small/ah: got 'small/ah' beside 'ah'"),
+        (
+            {"trials": {"ah": [{"teacher.options.dim": 8}]}},
+            "the key teacher.options.dim; allowed: keys of students",
+        ),
         ({"trials": {}}, "trials: got no trials"),
         ({"tables": "x"}, "tables: got an unknown key; allowed: experiment, output, table, seeds, trials"),
         ({"seeds": [1, 1]}, r"seeds\[1\]: got 1 a second time"),
