@@ -11,12 +11,9 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from distill.distillation import check_tasks, weights_of
 from distill.errors import UserError, nearest
 from distill.losses import base_rate_logits, scale_gradient, start_bias
 from distill.protocols import Architecture
-
-__all__ = ["DistillHead", "check_tasks", "tap_width", "weights_of"]
 
 
 class DistillHead(nn.Module):
