@@ -153,6 +153,14 @@ def test_a_hint_that_weighs_something_changes_the_student() -> None:
     )
 
 
+def test_the_hint_is_learnt() -> None:
+    student, channel = hinted()
+    batch = batch_of()
+    before = channel.loss(student(batch), batch, student)[1]["loss"].item()
+    train(student, {"fitnets": channel}, [batch] * 50)
+    assert channel.loss(student(batch), batch, student)[1]["loss"].item() < 0.5 * before
+
+
 def test_regressor_is_the_channels_and_starts_by_its_seed() -> None:
     student, channel = hinted()
     assert set(student.state_dict()) == set(built("deepfm", {})[0].state_dict())
