@@ -186,5 +186,7 @@ def _learning_sets(config: ExperimentConfig, student: StudentConfig) -> list[str
 
 
 def _teacher_channels(config: ExperimentConfig, set_name: str) -> list[str]:
-    known = [name for name in config.channels[set_name] if name in CHANNELS]
-    return [name for name in known if "teacher" in CHANNELS.get(name).needs]
+    channels = config.channels[set_name]
+    known = [name for name in channels if name in CHANNELS]
+    # One that is given a snapshot brings its teacher with it.
+    return [n for n in known if "teacher" in CHANNELS.get(n).needs and channels[n].get("snapshot") is None]

@@ -13,6 +13,7 @@ from adapters.representation_config import (
     RawHistoryConfig,
     StoredRepresentationsConfig,
 )
+from adapters.sharing_config import SharingConfig
 from distill.channel_config import PrivilegedFeaturesConfig, SingleConfig
 from distill.registry import CHANNELS, SOURCES, STUDENTS, TEACHERS
 from distill.sources.config import KuaiRandConfig, ParquetConfig, SimulatorConfig
@@ -139,4 +140,11 @@ CHANNELS.add(
     "adapters.fitnets:build",
     "the student's tap learns to foretell the teacher's representation, in training only: a control of repr",
     needs=("teacher", "representation"),
+)
+CHANNELS.add(
+    "sharing",
+    SharingConfig,
+    "adapters.sharing:build",
+    "the teacher's tables as further fields of the student or as its initial rows; the teacher's modules",
+    needs=("teacher",),
 )
