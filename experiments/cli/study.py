@@ -1,4 +1,4 @@
-"""Answer one question with a table: settings, the worth of every part, a scaling law, long histories.
+"""Answer one question with a table: settings, the worth of every part, a scaling law, long histories, transfer.
 
 Tables are written under experiments/results; what is trained already is not trained again.
 """
@@ -15,21 +15,29 @@ from experiments.cli.common import add_final, add_set
 from experiments.studies.ablation.file import Ablation, Variant, read_ablation
 from experiments.studies.history.file import History, Reader, read_history
 from experiments.studies.scaling.file import Scaling, read_scaling
+from experiments.studies.transfer.file import Slice, Transfer, read_transfer
 
 SUMMARIES = {
     "tune": "equal trials for every channel set, on the tune days, seeds 100-102",
     "ablation": "a full model against itself without one part, and against tuned peers",
     "scaling": "sizes and history lengths, and the law that their quality follows",
     "history": "what thousands of past events cost and bring",
+    "transfer": "every channel on every student, with controls, and whether the whole is twice plain distillation",
 }
 EXAMPLES = {
     "tune": "experiments/tuning/kuairand.yaml",
     "ablation": "experiments/ablation/kuairand.yaml",
     "scaling": "experiments/scaling/simulator.yaml",
     "history": "experiments/history/simulator.yaml",
+    "transfer": "experiments/transfer/kuairand.yaml",
 }
-FILES = {"ablation": (Ablation, Variant), "scaling": (Scaling, None), "history": (History, Reader)}
-"""Study to the form of its file, and of each of its variants."""
+FILES: dict[str, tuple[type, type | None]] = {
+    "ablation": (Ablation, Variant),
+    "scaling": (Scaling, None),
+    "history": (History, Reader),
+    "transfer": (Transfer, Slice),
+}
+"""Study to the form of its file, and of each of its variants, readers or slices."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,10 +51,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if name in FILES:
             form, variant = FILES[name]
             study.epilog = f"keys of the file:\n{describe(form)}"
-            study.epilog += f"\n\nkeys of each variant:\n{describe(variant)}" if variant else ""
+            study.epilog += (
+                f"\n\nkeys of each {variant.__name__.lower()}:\n{describe(variant)}" if variant else ""
+            )
             add_set(study, "data.root=FOLDER")
-        if name == "ablation":
+        if name in ("ablation", "transfer"):
             add_final(study)
+        if name == "tune":
+            study.add_argument(
+                "--best", action="store_true", help="print the best trial of each channel set only"
+            )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,11 +71,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _tune(args: argparse.Namespace) -> int:
-    from experiments.studies.tuning import read_tuning, tune
+    from experiments.studies.tuning import best_of, read_tuning, tune
 
-    for row in tune(read_tuning(args.file), progress_on()):
+    rows = tune(read_tuning(args.file), progress_on())
+    for row in best_of(rows) if args.best else rows:
         print(
-            f"{row['channel']:8} trial {row['trial']:>2}  macro log-loss {row['macro_logloss']}  {row['settings']}"
+            f"{row['channel']:16} trial {row['trial']:>2}  macro log-loss {row['macro_logloss']}  {row['settings']}"
         )
     return 0
 
@@ -100,4 +115,20 @@ def _history(args: argparse.Namespace) -> int:
     return 0
 
 
-_STUDIES = {"tune": _tune, "ablation": _ablation, "scaling": _scaling, "history": _history}
+def _transfer(args: argparse.Namespace) -> int:
+    study = read_transfer(args.file)
+    from experiments.studies.text import study_console
+    from experiments.studies.transfer.run import transfer
+    from experiments.studies.transfer.show import print_transfer
+
+    print_transfer(transfer(study, args.file, args.overrides, args.final, progress_on()), study_console())
+    return 0
+
+
+_STUDIES = {
+    "tune": _tune,
+    "ablation": _ablation,
+    "scaling": _scaling,
+    "history": _history,
+    "transfer": _transfer,
+}

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -18,9 +17,8 @@ from safetensors import safe_open
 from experiments.__main__ import main
 from experiments.pipeline.status import RunStatus
 from experiments.recorded import read_run
+from tests.experiments.processes import SECONDS, wait_for, wait_until_nobody_is_left
 from tests.experiments.tiny_experiment import EXPERIMENT, write_days, write_experiment
-
-SECONDS = 120
 
 
 @pytest.fixture(scope="module")
@@ -47,32 +45,6 @@ def start(config: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "experiments", "run", str(config)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
-
-
-def wait_for(happened: Callable[[], bool], process: subprocess.Popen[str], what: str) -> None:
-    end = time.monotonic() + SECONDS
-    while not happened():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, f"{what} did not appear"
-        time.sleep(0.005)
-
-
-def alive(session: int) -> Iterator[str]:
-    """Command lines of the processes of a session, dead ones left out."""
-    for entry in Path("/proc").iterdir():
-        try:
-            state, _, _, of_session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
-            if entry.name.isdigit() and int(of_session) == session and state != "Z":
-                yield (entry / "cmdline").read_text().replace("\0", " ")
-        except (OSError, ValueError):  # no process, or one that has just ended
-            continue
-
-
-def wait_until_nobody_is_left(session: int) -> None:
-    end = time.monotonic() + 20
-    while left := list(alive(session)):
-        assert time.monotonic() < end, left
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -18,6 +18,7 @@ from experiments.studies.picture import Mark, Panel, Series, seed_interval, writ
 from experiments.studies.scaling.file import Scaling
 from experiments.studies.tables import append_row, beside, read_table, replace_rows
 from experiments.studies.text import gain_text, interval_text, large, number
+from experiments.studies.transfer.file import Slice, Transfer
 from experiments.studies.tuning import Tuning
 
 COLUMNS = ("data", "split", "value")
@@ -107,12 +108,12 @@ def test_pictures_stand_alone(tmp_path: Path) -> None:
     assert all(0 <= float(dot.attrib["cx"]) <= 700 for dot in dots)
 
 
-@pytest.mark.parametrize("form", [Tuning, Ablation, Variant, Scaling, History, Reader])
+@pytest.mark.parametrize("form", [Tuning, Ablation, Variant, Scaling, History, Reader, Transfer, Slice])
 def test_every_key_of_a_study_file_is_explained(form: type) -> None:
     assert all(help_.text for help_ in field_help(form))
 
 
-@pytest.mark.parametrize("study", ["ablation", "scaling", "history"])
+@pytest.mark.parametrize("study", ["ablation", "scaling", "history", "transfer"])
 def test_help_on_a_study_is_its_file_explained(study: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", study, "--help"]) == 0
     assert "  experiment (text; required): experiment file" in capsys.readouterr().out

@@ -45,7 +45,7 @@ TRIALS: dict[str, Any] = {
 }
 
 
-def write(folder: Path, changes: dict[str, Any] | None = None, **change: object) -> Path:
+def write(folder: Path, changes: dict[str, Any] | None = None, **change: Any) -> Path:
     # Parts used twice are written twice: the YAML allows no anchors.
     settings = EXPERIMENT | (changes or {}) | {"data": _data(folder)}
     (folder / "experiment.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(settings))))
@@ -132,6 +132,19 @@ def test_trials_share_the_teachers_of_both_hops(tmp_path: Path) -> None:
     assert list((trial / "domain_teachers" / "apps" / "teacher_log").glob("*/*/day-*.parquet"))
 
 
+def test_trials_find_the_past_that_their_channels_ask_for(tmp_path: Path) -> None:
+    """Written for the trial's own settings, and of it what is there already is not written again."""
+    teacher = EXPERIMENT["teacher"] | {"representation": {"taps": ["penultimate"], "dim": 8}}
+    channels = {"repr": {"repr": {"dim": 8, "heads": 1, "history_length": 4}}}
+    trials = {"repr": [{}, {"channels.repr.repr.history_length": 2}, {"channels.repr.repr.group": "item"}]}
+    path = write(tmp_path, {"teacher": teacher, "channels": channels}, trials=trials)
+    assert len(tune(read_tuning(path), NoProgress())) == 3
+    stored = {path.name for path in (tmp_path / "runs/base/teacher_log/100/lag-1").glob("past-*")}
+    assert stored == {"past-procrustes-int8-user", "past-procrustes-int8-item-3"}
+    for number in range(3):
+        assert (tmp_path / f"runs/repr-{number}/teacher_log").samefile(tmp_path / "runs/base/teacher_log")
+
+
 def test_domain_teachers_that_teach_nobody_are_not_trained(tmp_path: Path) -> None:
     path = write(tmp_path, {"domain_teachers": [DOMAIN]}, trials={"ah": [{}]})
     tune(read_tuning(path), NoProgress())
@@ -177,7 +190,7 @@ def test_trials_of_what_the_experiment_does_not_have(tmp_path: Path, name: str, 
         ({"experiment": "none.yaml"}, "experiment: got 'none.yaml', which is not there"),
     ],
 )
-def test_bad_files_are_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
+def test_bad_files_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_tuning(write(tmp_path, **change))
 

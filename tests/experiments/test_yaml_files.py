@@ -17,6 +17,8 @@ from experiments.studies.ablation.file import read_ablation
 from experiments.studies.files import ComparisonFile, overrides
 from experiments.studies.history.file import LENGTH, read_history
 from experiments.studies.scaling.file import read_scaling
+from experiments.studies.transfer.file import CORE, read_transfer
+from experiments.studies.transfer.load import load_slices
 from experiments.studies.tuning import read_tuning
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -27,7 +29,8 @@ TUNINGS = [path for path in FILES if path.parent.name == "tuning"]
 ABLATIONS = [path for path in FILES if path.parent.name == "ablation"]
 SCALINGS = [path for path in FILES if path.parent.name == "scaling"]
 HISTORIES = [path for path in FILES if path.parent.name == "history"]
-STUDIES = [*TUNINGS, *ABLATIONS, *SCALINGS, *HISTORIES]
+TRANSFERS = [path for path in FILES if path.parent.name == "transfer"]
+STUDIES = [*TUNINGS, *ABLATIONS, *SCALINGS, *HISTORIES, *TRANSFERS]
 EXPERIMENT_FILES = [path for path in FILES if path not in [*STUDENTS, *TEACHERS, *STUDIES]]
 
 
@@ -114,6 +117,43 @@ def test_history(path: Path, root: Path) -> None:
         for events in reader.events:
             teacher = loaded(study, root, [*overrides(reader.set), f"{LENGTH}={events}"])
             assert teacher.options["dim"] >= 32
+
+
+SLUGS = "none single ah ah_adapter pfd fitnets current rawid repr sharing all".split()
+"""PROTOCOL.md, "Names in files"."""
+
+SLICES = {
+    "core": (SLUGS, "direct", "progressive", 1),
+    "lag_0": (["none", "ah", "ah_adapter"], "direct", "progressive", 0),
+    "lag_3": (["none", "ah", "ah_adapter"], "direct", "progressive", 3),
+    "hierarchical": (["none", "ah_adapter", "all"], "hierarchical", "progressive", 1),
+    "frozen": (["none", "ah", "rawid", "all"], "direct", "frozen", 1),
+}
+
+
+@pytest.mark.parametrize("path", TRANSFERS, ids=lambda path: path.name)
+def test_transfer(path: Path, root: Path) -> None:
+    study = read_transfer(path)
+    assert (study.data, study.seeds) == (path.stem, [0, 1, 2, 3, 4])
+    assert Path(study.table).name == f"transfer_{path.stem}.csv"
+    assert Path(study.experiment) in EXPERIMENT_FILES
+    at = [f"data.root={root}"] if study.data == "kuairand" else []
+    slices = {name: of.config for name, of in load_slices(study, path, at).items()}
+    found = {
+        name: (
+            config.students[0].channels,
+            config.students[0].route,
+            config.schedule.kind,
+            config.schedule.lag,
+        )
+        for name, config in slices.items()
+    }
+    assert found == SLICES
+    thin, rich = slices[CORE].students
+    assert thin.options["history_length"] == 0 < rich.options["history_length"]
+    assert (thin.verticals, thin.channels, thin.optimizer) == (rich.verticals, rich.channels, rich.optimizer)
+    assert set(study.small) == set(thin.verticals[1:])
+    assert [name for name, config in slices.items() if config.domain_teachers] == ["hierarchical"]
 
 
 def test_the_demo_shows_what_there_is() -> None:
