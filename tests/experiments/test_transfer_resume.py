@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import signal
@@ -14,7 +13,16 @@ import pytest
 
 from experiments.__main__ import main
 from tests.experiments.processes import wait_for, wait_until_nobody_is_left
-from tests.experiments.transfer_study import SMALL, SMALL_STUDY, THIN, write_base, write_study
+from tests.experiments.transfer_study import (
+    SMALL,
+    SMALL_STUDY,
+    TABLES,
+    THIN,
+    reports,
+    tables_of,
+    write_base,
+    write_study,
+)
 
 SLOW = SMALL | {
     "students": [THIN | {"channels": ["ah"], "optimizer": {"batch_size": 4, "learning_rate": 0.01}}],
@@ -24,24 +32,12 @@ SLOW = SMALL | {
 }
 """Small steps, so that a kill finds every model in the middle of its days."""
 
-TABLES = ("transfer_tiny.csv", "transfer_ratio_tiny.csv", "transfer_bars_tiny.csv")
-
 
 def start(study: Path) -> subprocess.Popen[str]:
     """`distill study transfer` in a session of its own."""
     command = [sys.executable, "-m", "experiments", "study", "transfer", str(study)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
-
-
-def tables(folder: Path) -> dict[str, list[dict[str, str]]]:
-    """The tables but for processor times."""
-    found = {}
-    for name in TABLES:
-        with (folder / name).open() as file:
-            rows = list(csv.DictReader(file))
-        found[name] = [{key: value for key, value in row.items() if key != "cpu_seconds"} for row in rows]
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +54,7 @@ def test_a_killed_study_ends_with_the_same_tables(base: Path, tmp_path: Path) ->
         "a snapshot of the teacher": lambda: (
             runs / "core/teacher/0/snapshots/day-0002.safetensors"
         ).exists(),
-        "the third model": lambda: len(trained(runs)) >= 3,
+        "the third model": lambda: len(reports(tmp_path / "killed")) >= 3,
         "the scores": lambda: json.loads((runs / "status.json").read_text())["step"] == "score",
     }
     kept: dict[Path, int] = {}
@@ -69,14 +65,10 @@ def test_a_killed_study_ends_with_the_same_tables(base: Path, tmp_path: Path) ->
         process.communicate()
         wait_until_nobody_is_left(process.pid)
         assert process.returncode == -signal.SIGKILL
-        assert kept.items() <= trained(runs).items(), "what was done has been done again"
-        kept = trained(runs)
+        assert kept.items() <= reports(tmp_path / "killed").items(), "what was done has been done again"
+        kept = reports(tmp_path / "killed")
     assert len(kept) == 7 and not (tmp_path / "killed" / TABLES[0]).exists()
     assert main(["study", "transfer", str(killed)]) == 0
-    assert trained(runs) == kept and tables(tmp_path / "killed") == tables(tmp_path / "whole")
-
-
-def trained(runs: Path) -> dict[Path, int]:
-    """Reports of the trainings that have ended, and when; those that a slice only links to are another's."""
-    found = [path for path in runs.glob("*/checkpoints/*/*/report.json") if not path.parents[1].is_symlink()]
-    return {path: path.stat().st_mtime_ns for path in found}
+    assert reports(tmp_path / "killed") == kept and tables_of(tmp_path / "killed") == tables_of(
+        tmp_path / "whole"
+    )

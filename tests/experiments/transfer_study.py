@@ -5,12 +5,22 @@ Whatever the sets are called, they are made of channels that cost nothing: what 
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import io
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
+from distill.cells import Cell
+from experiments.__main__ import main
+from tests.experiments import recompute
 from tests.experiments.tiny_experiment import EXPERIMENT, write_days, write_experiment
 
 SEEDS = (0, 1)
@@ -105,3 +115,107 @@ SMALL_STUDY: dict[str, Any] = {
     "small": [],
     "slices": {"fresh": {"channels": ["ah"], "set": {"schedule.lag": 0}}},
 }
+
+CORE = {"thin": ("none", "single", "ah", "ah_adapter", "all"), "rich": ("none", "ah", "all")}
+SLICES: dict[str, dict[str, tuple[str, ...]]] = {
+    "core": CORE,
+    "fresh": {"thin": ("none", "ah", "ah_adapter"), "rich": ("none", "ah")},
+    "below": {"thin": ("none", "all"), "rich": ("none", "all")},
+    "frozen": {"thin": ("none", "ah"), "rich": ("none", "ah")},
+}
+"""Slice to student to channel sets; what `write_study` asks for."""
+
+CONDITIONS = {
+    "core": ("progressive", "direct", 1),
+    "fresh": ("progressive", "direct", 0),
+    "below": ("progressive", "hierarchical", 1),
+    "frozen": ("frozen", "direct", 1),
+}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished study.
+
+    Attributes:
+        folder: holds study.yaml, tables and runs.
+        data: folder of the data as it was written.
+        printed: what the command wrote to standard output.
+    """
+
+    folder: Path
+    data: Path
+    printed: str
+
+    def table(self, what: str = "") -> list[dict[str, str]]:
+        name = f"transfer_{what}_tiny.csv" if what else "transfer_tiny.csv"
+        with (self.folder / name).open() as file:
+            return list(csv.DictReader(file))
+
+    def slice(self, name: str) -> Path:
+        return self.folder / "runs" / name
+
+    def cell(self, slice_name: str, model: str, vertical: str, channel: str = "none") -> Cell:
+        inputs = "thin" if model == "thin" else "rich"
+        schedule, route, lag = CONDITIONS[slice_name]
+        return Cell("tiny", model, "student", vertical, schedule, inputs, route, lag, channel)
+
+    def teacher(self, schedule: str = "progressive") -> Cell:
+        return Cell("tiny", "gem", "teacher", "all", schedule, "rich", "direct", 0, "none")
+
+    def predictions(self, slice_name: str, cell: Cell, seed: int) -> Path:
+        return self.slice(slice_name) / "predictions" / cell.cell_id / f"{seed}.parquet"
+
+    def report(self, slice_name: str, cell: Cell, seed: int) -> dict[str, Any]:
+        path = self.slice(slice_name) / "checkpoints" / cell.cell_id / str(seed) / "report.json"
+        return json.loads(path.read_text())
+
+    @cached_property
+    def rows(self) -> dict[tuple[str, ...], dict[str, str]]:
+        """(cell_id, vertical, task, seed) to the row of the tune days."""
+        keys = ("cell_id", "vertical", "task", "seed")
+        return {tuple(row[key] for key in keys): row for row in self.table() if row["split"] == "tune"}
+
+    def losses(self, slice_name: str, cells: Sequence[Cell], vertical: str, task: str) -> dict[str, float]:
+        """L by scikit-learn, mean over seeds."""
+        p = recompute.base_rate(self.data, range(1, 6), vertical, task)
+        paths = [[self.predictions(slice_name, cell, seed) for cell in cells] for seed in SEEDS]
+        found = [recompute.losses(recompute.read(of, "tune", vertical), task, p) for of in paths]
+        return {kind: float(np.mean([of[kind] for of in found])) for kind in found[0]}
+
+
+def run(study: Path, *arguments: str) -> str:
+    """The command; what it printed."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(["study", "transfer", str(study), *arguments]) == 0
+    return printed.getvalue()
+
+
+def owned(folder: Path) -> set[str]:
+    """Ids of the cells whose trainings lie in a slice's folder itself."""
+    return {path.name for path in (folder / "checkpoints").iterdir() if not path.is_symlink()}
+
+
+TABLES = ("transfer_tiny.csv", "transfer_ratio_tiny.csv", "transfer_bars_tiny.csv")
+
+
+def stamps(folder: Path, *suffixes: str) -> dict[Path, int]:
+    found = (path for path in folder.rglob("*") if path.suffix in suffixes)
+    return {path: path.stat().st_mtime_ns for path in found}
+
+
+def reports(folder: Path) -> dict[Path, int]:
+    """Reports of trainings and when they were written; what is linked is not counted again."""
+    found = folder.glob("runs/*/checkpoints/*/*/report.json")
+    return {path: path.stat().st_mtime_ns for path in found if not path.parents[1].is_symlink()}
+
+
+def tables_of(folder: Path) -> dict[str, list[dict[str, str]]]:
+    """The tables but for times."""
+    found = {}
+    for name in TABLES:
+        with (folder / name).open() as file:
+            rows = list(csv.DictReader(file))
+        found[name] = [{key: value for key, value in row.items() if key != "cpu_seconds"} for row in rows]
+    return found

@@ -6,10 +6,11 @@ draw's calibration is the ratio of its two means; over seeds only the prediction
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import expit
 
 from distill.bootstrap import DRAWS, UserTotals, bootstrap_means
@@ -42,6 +43,10 @@ class Calibrated:
     positives: int
 
 
+_Sums = tuple[str, NDArray[np.float64], int, tuple[UserTotals, UserTotals]]
+"""Task; sum of predicted probabilities in every seed; positives; the same by user, predictions as means over seeds."""
+
+
 def calibrations(
     sources: Sequence[CellPredictions], verticals: Sequence[str], split: str, draws: int = DRAWS
 ) -> list[Row]:
@@ -59,7 +64,7 @@ def calibrations(
         two calibrations; above 0 is worse, and MISSED when the interval lies above 0). Both are undefined under
         `LEAST_POSITIVES`.
     """
-    found = {group: _calibrated(of, split, draws) for group, of in joined(sources, verticals).items()}
+    found = _calibrated(joined(sources, verticals), split, draws)
     rows: list[Row] = []
     for group, tasks in found.items():
         base = found.get(group._replace(channel=NONE), {})
@@ -70,24 +75,31 @@ def calibrations(
     return rows
 
 
-def _calibrated(source: JoinedPredictions, split: str, draws: int) -> dict[str, Calibrated]:
-    """Task to its calibration; tasks without a positive are left out."""
+def _calibrated(
+    of: Mapping[Group, JoinedPredictions], split: str, draws: int
+) -> dict[Group, dict[str, Calibrated]]:
+    """Task to its calibration, of every condition; tasks without a positive are left out."""
+    sums = [(group, *found) for group, source in of.items() for found in _sums(source, split)]
+    means = bootstrap_means([totals for *_, both in sums for totals in both], draws)
+    calibrated: dict[Group, dict[str, Calibrated]] = {group: {} for group in of}
+    for number, (group, task, predicted, positives, _) in enumerate(sums):
+        top, bottom = means[:, 2 * number], means[:, 2 * number + 1]
+        ratios = np.divide(top, bottom, out=np.full(draws, np.nan), where=bottom > 0)
+        value = Statistic(of[group].seeds, predicted / positives, ratios)
+        calibrated[group][task] = Calibrated(value, float(predicted.mean()), positives)
+    return calibrated
+
+
+def _sums(source: JoinedPredictions, split: str) -> Iterator[_Sums]:
     of_seed = [source.read(seed, [split]) for seed in source.seeds]
     first = of_seed[0]
-    found = {}
     for task in first.tasks:
         known = first.labels[task] != UNKNOWN
         label, users = first.labels[task][known].astype(np.float64), first.user_id[known]
-        if not label.sum():
-            continue
-        chances = [expit(of.logits[task][known].astype(np.float64)) for of in of_seed]
-        totals = [_totals(users, np.mean(chances, axis=0)), _totals(users, label)]
-        means = bootstrap_means(totals, draws)
-        ratios = np.divide(means[:, 0], means[:, 1], out=np.full(draws, np.nan), where=means[:, 1] > 0)
-        sums = np.array([chance.sum() for chance in chances])
-        value = Statistic(source.seeds, sums / label.sum(), ratios)
-        found[task] = Calibrated(value, float(sums.mean()), int(label.sum()))
-    return found
+        if label.any():
+            chances = [expit(of.logits[task][known].astype(np.float64)) for of in of_seed]
+            totals = _totals(users, np.mean(chances, axis=0)), _totals(users, label)
+            yield task, np.array([chance.sum() for chance in chances]), int(label.sum()), totals
 
 
 def _totals(user_id: np.ndarray, value: np.ndarray) -> UserTotals:
