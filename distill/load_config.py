@@ -59,8 +59,10 @@ class LoadedConfig:
     def config_hash(self) -> str:
         """sha256 (hex) of the resolved config, keys sorted; a user's own architecture enters by its text."""
         config = copy.deepcopy(self.config)
-        teachers = [] if config.teacher is None else [config.teacher]
-        for model in (*teachers, *config.domain_teachers, *config.students):
+        models: list[TeacherConfig | StudentConfig] = [*config.domain_teachers, *config.students]
+        if config.teacher is not None:
+            models.append(config.teacher)
+        for model in models:
             model.architecture = architecture_by_content(model.architecture)
         canonical = yaml.safe_dump(to_plain(config), sort_keys=True, width=110, allow_unicode=True)
         return hashlib.sha256(canonical.encode()).hexdigest()

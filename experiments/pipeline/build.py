@@ -144,6 +144,8 @@ def build_student(
     extra_fields = sum(len(channel.fields) for channel in built.values())
     extra_history = max((channel.history_length for channel in built.values()), default=0)
     model = build_model("student", student, optimizer, schema, seed, base, extra_fields, extra_history)
+    if isinstance(student, StudentConfig):
+        model.negative_sampling = student.negative_sampling
     for channel in built.values():
         channel.attach(model)
     return model, built

@@ -9,7 +9,7 @@ from distill.batch import Batch
 from distill.flops import count
 from distill.protocols import Architecture
 from distill.schedule import DayPlan, Schedule
-from kernels.embedding import dense_parameters
+from kernels.embedding import EmbeddingTables, dense_parameters
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class ModelCost:
 
     Attributes:
         dense_parameters: trained numbers outside of the tables.
-        table_parameters: trained numbers in the tables.
+        table_parameters: numbers in the tables, those of a channel's copies of the teacher's too.
         forward_flops_per_example: model FLOPs of predicting one example (distill.flops).
         flops_per_example: of training on one: forward and backward.
     """
@@ -48,7 +48,7 @@ def model_cost(model: Architecture, batches: Iterable[Batch]) -> ModelCost:
     flops = count(model, next(iter(batches)))
     return ModelCost(
         sum(parameter.numel() for parameter in dense_parameters(model)),
-        model.tables.n_parameters,
+        sum(tables.n_parameters for tables in model.modules() if isinstance(tables, EmbeddingTables)),
         flops.forward_per_example,
         flops.per_example,
     )

@@ -8,9 +8,11 @@ from itertools import islice, pairwise
 import numpy as np
 import torch
 
+from distill.alignment import procrustes
 from distill.cells import Cell
 from distill.checkpoint import load_model
 from distill.past import PastRequest
+from distill.past_store import past_is_written, write_past
 from distill.progress import Progress
 from experiments.pipeline.build import build_channels
 from experiments.pipeline.experiment import Experiment
@@ -27,10 +29,6 @@ def missing(experiment: Experiment, teacher: Cell, seed: int) -> list[PastReques
     wanted = {
         past_folder(experiment, teacher, seed, request): request for request in _asked(experiment, teacher)
     }
-    if not wanted:
-        return []
-    from distill.past_store import past_is_written
-
     days, log = experiment.schedule.logged_days(), experiment.log_folder(teacher, seed)
     return [
         request
@@ -52,8 +50,6 @@ def _asked(experiment: Experiment, teacher: Cell) -> Iterator[PastRequest]:
 
 def write(experiment: Experiment, teacher: Cell, seed: int, request: PastRequest, progress: Progress) -> None:
     """Store a teacher's representations of all logged days as a request says."""
-    from distill.past_store import write_past
-
     days = experiment.schedule.logged_days()
     rotations = _rotations(experiment, teacher, seed) if request.alignment == "procrustes" else {}
     folder = past_folder(experiment, teacher, seed, request)
@@ -66,8 +62,6 @@ def write(experiment: Experiment, teacher: Cell, seed: int, request: PastRequest
 
 def _rotations(experiment: Experiment, teacher: Cell, seed: int) -> dict[int, np.ndarray]:
     """Into the first snapshot's space, by the day through which a snapshot was trained; float64 [R, R]."""
-    from distill.alignment import procrustes
-
     schedule = experiment.schedule
     first_day: dict[int, int] = {}
     for day in schedule.logged_days():

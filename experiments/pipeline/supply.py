@@ -9,6 +9,7 @@ from pathlib import Path
 from distill.cells import Cell
 from distill.errors import UserError
 from distill.past import PastReader, PastRequest
+from distill.past_store import PastStore
 from distill.protocols import Channel
 from distill.stream import TeacherReader
 from distill.teacher_log import TeacherLog
@@ -87,8 +88,6 @@ def open_past(
             f"channels: got {len(requests)} that read the teacher's past differently, allowed: one a student. Give "
             "them the same history_length, group, alignment, codec and half_life_days."
         )
-    from distill.past_store import PastStore
-
     (request,) = requests
     return PastStore(past_folder(experiment, teacher, seed, request), experiment.data, request)
 

@@ -24,6 +24,7 @@ from distill.module import DistillModule
 from distill.predictions import prediction_path, write_predictions
 from distill.progress import Progress
 from distill.protocols import Architecture, Channel
+from distill.sampling import NegativeSampling
 from distill.schedule import DayPlan
 from distill.seeding import seeded
 from distill.stream import DayStream
@@ -220,6 +221,8 @@ def streams(
         labels: what is learnt from; matured labels unless given.
     """
 
+    sampling = NegativeSampling.of(model.tasks, model.negative_sampling)
+
     def days(day: int, training: bool) -> IterableDataset:
         return DayStream(
             experiment.data,
@@ -234,6 +237,7 @@ def streams(
             labels=labels if training else None,
             others=supply.others if training else None,
             past=supply.past,
+            negatives=sampling if training else None,
         )
 
     return days
