@@ -128,7 +128,8 @@ class _DotPairs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         fields, symmetric = ctx.saved_tensors
-        entries = functional.pad(gradients[0], (0, 1)).index_select(1, symmetric)
+        gradient = gradients[0].to(fields.dtype)  # under autocast it comes in bfloat16
+        entries = functional.pad(gradient, (0, 1)).index_select(1, symmetric)
         return torch.bmm(entries.view(len(fields), fields.size(1), fields.size(1)), fields), None, None
 
 

@@ -21,10 +21,11 @@ from distill.module import DistillModule
 from distill.protocols import Architecture
 from experiments.benchmarks.synthetic import make_batch
 from tests.distill.prepared_data import small_schema
-from tests.distill.test_flops import MODELS, Attentive, make_gem
+from tests.distill.test_flops import MODELS, SCHEMA, Attentive, make_gem, make_student
 from tests.distill.tiny_training import Memory, Own, Tiny, state
 
 FP32, BF16, COMPILED = ComputeConfig(), ComputeConfig(precision="bf16"), ComputeConfig(compile=True)
+EVERY = MODELS | {name: partial(make_student, name, SCHEMA) for name in ("dlrm", "deepfm")}
 LENGTHS = [[4, 0, 1, 3, 2], [0, 4, 4], [3, 1, 2, 2, 4, 0, 1], [0, 0]]
 """Histories of a few batches: other sizes each, at last none at all."""
 ROUNDING = 2.0**-8
@@ -63,10 +64,10 @@ def predicted(model: Architecture, forward: Forward) -> Tensor:
         return forward(make_batch(model.schema, LENGTHS[0], 0)).logits
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", EVERY)
 def test_bf16_trains_and_predicts_as_fp32_does(name: str) -> None:
-    exact, forward, losses = trained(MODELS[name], FP32)
-    rounded, rounded_forward, near = trained(MODELS[name], BF16)
+    exact, forward, losses = trained(EVERY[name], FP32)
+    rounded, rounded_forward, near = trained(EVERY[name], BF16)
     assert near == pytest.approx(losses, rel=ROUNDING) and near != losses
     logits = predicted(exact, forward)
     torch.testing.assert_close(
