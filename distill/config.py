@@ -152,6 +152,8 @@ class StudentConfig:
         optimizer: training settings.
         channel_optimizers: training settings of single channel sets by name, complete, instead of `optimizer`;
             a fair comparison tunes each set by the same number of trials (`distill study tune`).
+        channel_settings: settings of single channels, by set and channel, that this student has instead of the
+            experiment's; those left out are the experiment's.
         delayed_labels: as the teacher's: matured, weighted or (simulated data only) final.
         negative_sampling: share of the rows not known to be positive that it trains on, above 0; 1 for all. Less than 1
             only for a student of exactly one task, without weighted labels. What it predicts is corrected for it.
@@ -170,6 +172,7 @@ class StudentConfig:
     channels: list[str] = field(default_factory=list)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     channel_optimizers: dict[str, OptimizerConfig] = field(default_factory=dict)
+    channel_settings: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     delayed_labels: DelayedLabels = "matured"
     negative_sampling: float = 1.0
     compute: ComputeConfig = field(default_factory=ComputeConfig)

@@ -10,6 +10,7 @@ import importlib
 import os
 from pathlib import Path
 
+from distill.channel_sets import channel_set
 from distill.checks import check_at_least, check_known, check_name, check_options, check_unique
 from distill.config import DataConfig, ExperimentConfig, StudentConfig, TeacherConfig
 from distill.delay import NOT_SIMULATED, SIMULATED
@@ -129,8 +130,26 @@ def _check_students(config: ExperimentConfig, findings: Findings) -> None:
         check_known(student.channels, config.channels, ("students", index, "channels"), findings)
         place = ("students", index, "channel_optimizers")
         check_known(student.channel_optimizers, config.channels, place, findings)
+        _check_own_settings(student, index, config, findings)
         asked = student.channels or list(config.channels)
         student.channels = [NONE, *(name for name in asked if name != NONE)]
+
+
+def _check_own_settings(
+    student: StudentConfig, index: int, config: ExperimentConfig, findings: Findings
+) -> None:
+    """The student's own settings of channels; completed by the experiment's."""
+    place: KeyPath = ("students", index, "channel_settings")
+    check_known(student.channel_settings, config.channels, place, findings)
+    for set_name, own in student.channel_settings.items():
+        shared = config.channels.get(set_name, {})
+        check_known(own, shared, (*place, set_name), findings)
+        complete = {name: {**options, **own.get(name, {})} for name, options in shared.items()}
+        for name in own:
+            if name in complete:
+                path = (*place, set_name, name)
+                complete[name] = check_options(CHANNELS, name, complete[name], (path, path), findings)
+        student.channel_settings[set_name] = complete
 
 
 def _check_delayed_labels(config: ExperimentConfig, findings: Findings) -> None:
@@ -173,20 +192,24 @@ def _check_taught(
 
 
 def _check_without_teacher(config: ExperimentConfig, findings: Findings) -> None:
-    used = {name for student in config.students for name in _learning_sets(config, student)}
-    for set_name in sorted(used):
-        for name in _teacher_channels(config, set_name):
-            allowed = "channels that need no teacher, since `teacher` is null"
-            findings.add(("channels", set_name, name), f"the channel '{name}' without its teacher", allowed)
+    used = {
+        (set_name, name)
+        for student in config.students
+        for set_name in _learning_sets(config, student)
+        for name in _teacher_channels(config, student, set_name)
+    }
+    for set_name, name in sorted(used):
+        allowed = "channels that need no teacher, since `teacher` is null"
+        findings.add(("channels", set_name, name), f"the channel '{name}' without its teacher", allowed)
 
 
 def _learning_sets(config: ExperimentConfig, student: StudentConfig) -> list[str]:
     """The student's channel sets that learn from the teacher."""
-    return [name for name in student.channels if name in config.channels and _teacher_channels(config, name)]
+    return [name for name in student.channels if _teacher_channels(config, student, name)]
 
 
-def _teacher_channels(config: ExperimentConfig, set_name: str) -> list[str]:
-    channels = config.channels[set_name]
+def _teacher_channels(config: ExperimentConfig, student: StudentConfig, set_name: str) -> list[str]:
+    channels = channel_set(config, student, set_name)
     known = [name for name in channels if name in CHANNELS]
     # One that is given a snapshot brings its teacher with it.
     return [n for n in known if "teacher" in CHANNELS.get(n).needs and channels[n].get("snapshot") is None]

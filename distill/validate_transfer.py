@@ -6,8 +6,10 @@ Free of torch.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from distill.cells import JOIN
+from distill.channel_sets import channel_set
 from distill.checks import check_known, check_unique
 from distill.config import ExperimentConfig, StudentConfig, TeacherConfig
 from distill.findings import Findings, show
@@ -16,6 +18,9 @@ from distill.schema import FeatureSchema
 from distill.strict_yaml import KeyPath
 from distill.validate_models import check_against_schema, check_domain_teacher
 from distill.validate_privileged import check_privileged
+
+Channels = Mapping[str, dict[str, Any]]
+"""Of a set: channel to its settings."""
 
 
 def check_domain_teachers(config: ExperimentConfig, schema: FeatureSchema | None, findings: Findings) -> None:
@@ -73,9 +78,10 @@ def check_needs(config: ExperimentConfig, schema: FeatureSchema | None, findings
     if config.teacher is None:
         return  # reported where the teacher is looked for
     for model in config.domain_teachers:
-        _check_set(model.channel, [config.teacher], config, findings)
-        _check_others(model.channel, dict.fromkeys(model.verticals, 0), config, findings)
-        _check_privileged(model, model.channel, [config.teacher], config, schema, findings)
+        name, channels = model.channel, channel_set(config, model, model.channel)
+        _check_set(name, channels, [config.teacher], findings)
+        _check_others(name, channels, dict.fromkeys(model.verticals, 0), findings)
+        _check_privileged(model, name, channels, [config.teacher], schema, findings)
     for student in config.students:
         of_domain = [m for m in config.domain_teachers if set(m.verticals) & set(student.verticals)]
         hierarchical = student.route == "hierarchical"
@@ -83,13 +89,14 @@ def check_needs(config: ExperimentConfig, schema: FeatureSchema | None, findings
         # A direct student has the domain teachers of its surface beside its own; below one of these, the teacher.
         others = {v: sum(v in m.verticals for m in config.domain_teachers) for v in student.verticals}
         for name in student.channels:
-            _check_set(name, sources, config, findings)
-            _check_others(name, others, config, findings)
-            _check_privileged(student, name, sources, config, schema, findings)
+            channels = channel_set(config, student, name)
+            _check_set(name, channels, sources, findings)
+            _check_others(name, channels, others, findings)
+            _check_privileged(student, name, channels, sources, schema, findings)
 
 
-def _check_set(name: str, sources: list[TeacherConfig], config: ExperimentConfig, findings: Findings) -> None:
-    for channel, options in config.channels.get(name, {}).items():
+def _check_set(name: str, channels: Channels, sources: list[TeacherConfig], findings: Findings) -> None:
+    for channel, options in channels.items():
         if channel not in CHANNELS:
             continue
         path = ("channels", name, channel)
@@ -98,9 +105,9 @@ def _check_set(name: str, sources: list[TeacherConfig], config: ExperimentConfig
                 _check_representation(source, options.get("dim"), path, findings)
 
 
-def _check_others(name: str, others: Mapping[str, int], config: ExperimentConfig, findings: Findings) -> None:
+def _check_others(name: str, channels: Channels, others: Mapping[str, int], findings: Findings) -> None:
     """Channels of several teachers find on every surface as many as they say."""
-    for channel, options in config.channels.get(name, {}).items():
+    for channel, options in channels.items():
         if channel not in CHANNELS or "others" not in CHANNELS.get(channel).needs:
             continue
         path = ("channels", name, channel)
@@ -116,12 +123,12 @@ def _check_others(name: str, others: Mapping[str, int], config: ExperimentConfig
 def _check_privileged(
     pupil: StudentConfig | TeacherConfig,
     name: str,
+    channels: Channels,
     sources: list[TeacherConfig],
-    config: ExperimentConfig,
     schema: FeatureSchema | None,
     findings: Findings,
 ) -> None:
-    for channel in config.channels.get(name, {}):
+    for channel in channels:
         if channel in CHANNELS and "privileged" in CHANNELS.get(channel).needs:
             for source in sources:
                 check_privileged(pupil, source, schema, ("channels", name, channel), findings)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from distill.cells import ALL, DOMAIN_TEACHER, JOIN, Cell
+from distill.channel_sets import channel_set
 from distill.config import DomainTeacherConfig, ExperimentConfig, StudentConfig, TeacherConfig
 from distill.dataset import DataSet
 from distill.schedule import Schedule
@@ -69,6 +72,11 @@ class Experiment:
         teacher = self.config.teacher
         first = {} if teacher is None or self.teacher_cell is None else {self.teacher_cell: teacher}
         return first | self.domain_cells
+
+    def channels_of(self, cell: Cell) -> Mapping[str, dict[str, Any]]:
+        """What a student or domain teacher learns by: channel to its settings; nothing for the teacher."""
+        model = self.student_cells.get(cell) or self.domain_cells.get(cell)
+        return {} if model is None else channel_set(self.config, model, cell.channel)
 
     def teacher_of(self, cell: Cell) -> Cell:
         """Whom a student or a domain teacher learns from."""

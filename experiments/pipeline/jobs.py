@@ -32,8 +32,8 @@ def train_teacher(experiment: Experiment, cell: Cell, seed: int, progress: Progr
     if cell == experiment.teacher_cell:
         model = build_model(cell.role, config, config.optimizer, schema, seed, experiment.base)
     else:
-        channel_set = experiment.config.channels.get(cell.channel, {})
-        model, channels = build_student(config, channel_set, config.optimizer, schema, seed, experiment.base)
+        sets = experiment.channels_of(cell)
+        model, channels = build_student(config, sets, config.optimizer, schema, seed, experiment.base)
         supply = open_supply(experiment, cell, seed, channels.values(), model.tasks)
     autoencoder = build_autoencoder(config.representation, model, seed)
 
@@ -52,9 +52,8 @@ def train_student(
 ) -> None:
     """Train one student on its vertical with its channels."""
     optimizer = student.channel_optimizers.get(cell.channel, student.optimizer)
-    channel_set = experiment.config.channels.get(cell.channel, {})
     model, channels = build_student(
-        student, channel_set, optimizer, experiment.data.schema, seed, experiment.base
+        student, experiment.channels_of(cell), optimizer, experiment.data.schema, seed, experiment.base
     )
     supply = open_supply(experiment, cell, seed, channels.values(), model.tasks)
     training = Training(experiment, cell, seed, model, channels, Settings.of(student, optimizer), supply)

@@ -105,8 +105,8 @@ def built_teacher(
     if teacher == experiment.teacher_cell:
         model = build_model(teacher.role, config, config.optimizer, schema, seed, experiment.base)
     else:
-        channel_set = experiment.config.channels.get(teacher.channel, {})
-        model, channels = build_student(config, channel_set, config.optimizer, schema, seed, experiment.base)
+        sets = experiment.channels_of(teacher)
+        model, channels = build_student(config, sets, config.optimizer, schema, seed, experiment.base)
         supply = open_supply(experiment, teacher, seed, channels.values(), model.tasks)
     return model, build_autoencoder(config.representation, model, seed), supply
 

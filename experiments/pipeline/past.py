@@ -42,9 +42,10 @@ def _asked(experiment: Experiment, teacher: Cell) -> Iterator[PastRequest]:
     learning = [
         cell for cell in (*experiment.domain_cells, *experiment.student_cells) if cell.channel != "none"
     ]
-    sets = {cell.channel for cell in learning if experiment.teacher_of(cell) == teacher}
-    for name in sorted(sets):
-        channels = build_channels(experiment.config.channels.get(name, {}), experiment.data.schema, seed=0)
+    pupils = [cell for cell in learning if experiment.teacher_of(cell) == teacher]
+    # One of each student and set: its surfaces ask for the same.
+    for cell in {(cell.model, cell.channel): cell for cell in pupils}.values():
+        channels = build_channels(experiment.channels_of(cell), experiment.data.schema, seed=0)
         yield from (channel.past for channel in channels.values() if channel.past is not None)
 
 

@@ -152,6 +152,9 @@ def _alone(experiment: Experiment, cell: Cell) -> ExperimentConfig:
         channels=[NONE, cell.channel],
         optimizer=student.channel_optimizers.get(cell.channel, student.optimizer),
         channel_optimizers={},
+        channel_settings={
+            name: own for name, own in student.channel_settings.items() if name == cell.channel
+        },
     )
     config = replace(config, students=[student])
     if cell.channel == NONE or not domains.teach(config):
