@@ -375,6 +375,8 @@ for step in range(3):
 state = tables.export()
 if rank == 0:
     torch.save(state, sys.argv[1])
+dist.barrier()  # a process that leaves while another still works takes gloo's threads down with it
+dist.destroy_process_group()
 """
 
 
