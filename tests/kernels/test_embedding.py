@@ -361,6 +361,7 @@ def test_a_process_that_builds_and_trains_tables_prints_nothing() -> None:
 
 
 TWO_PROCESSES = """
+import os
 import sys
 import torch
 import torch.distributed as dist
@@ -375,8 +376,8 @@ for step in range(3):
 state = tables.export()
 if rank == 0:
     torch.save(state, sys.argv[1])
-dist.barrier()  # a process that leaves while another still works takes gloo's threads down with it
-dist.destroy_process_group()
+dist.barrier()
+os._exit(0)  # under load gloo's threads sometimes abort a process that takes itself apart; that is not tested here
 """
 
 
