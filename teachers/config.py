@@ -73,11 +73,11 @@ class SummaryConfig:
 
     target: bool = True
     cls_tokens: int = 0
-    seeds: int = 2
+    seeds: int = 0
     recent: int = 2
     features: int = 4
     interests: int = 1
-    gates: bool = False
+    gates: bool = True
 
     def __post_init__(self) -> None:
         _at_least(
@@ -124,7 +124,7 @@ class SurfaceConfig:
         heads: a head per surface and task beside the shared head.
     """
 
-    norm: bool = True
+    norm: bool = False
     experts: int = 0
     heads: bool = False
 
@@ -156,7 +156,7 @@ class GEMConfig:
 
     dim: int = 32
     history_length: int = 100
-    layers: int = 2
+    layers: int = 0
     interleave: bool = False
     skip: bool = True
     mlp: list[int] = field(default_factory=lambda: [256, 128])
