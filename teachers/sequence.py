@@ -205,8 +205,12 @@ class Summaries(nn.Module):
         check_heads(dim, heads, rotary=False)
         self.heads, self.recent, self.target = heads, recent, target
         self.tokens = target + seeds + recent
+        self.seeds: Tensor
         self.norm = nn.LayerNorm(dim)
-        self.seeds = nn.Parameter(torch.randn(seeds, dim) * dim**-0.5)
+        if seeds:
+            self.seeds = nn.Parameter(torch.randn(seeds, dim) * dim**-0.5)
+        else:  # no parameter that nothing trains
+            self.register_buffer("seeds", torch.zeros(0, dim), persistent=False)
         if target or seeds:
             self.query, self.key_value = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim, bias=False)
             self.out = nn.Linear(dim, dim)

@@ -52,7 +52,8 @@ def make_gem(schema: FeatureSchema, seed: int = 0, **options: Any) -> GEM:
 
 
 FORMS: dict[str, dict[str, Any]] = {
-    "defaults": {},
+    "defaults": {"layers": 0},
+    "layers": {},
     "first form": {
         "skip": False,
         "sequence": {"layers": 1},
@@ -64,11 +65,12 @@ FORMS: dict[str, dict[str, Any]] = {
     "target alone": {"sequence": {"layers": 2}, "summaries": {"seeds": 0, "recent": 0}},
     "four heads": {"sequence": {"heads": 4, "layers": 1}, "layers": 1},
     "pooled early": {"sequence": {"pool_early": True}},
-    "no Wukong layer": {"layers": 0},
+    "no gates": {"summaries": {"gates": False}},
+    "seeds": {"summaries": {"seeds": 2}},
     "no history": {"history_length": 0},
     "no skip": {"skip": False},
     "interests": {"summaries": {"interests": 2}},
-    "pyramid": {"sequence": {"layers": 2, "rotary": True}, "pyramid": {"keep": [3, 1]}},
+    "pyramid": {"sequence": {"layers": 2, "rotary": True}, "pyramid": {"keep": [3, 2]}},
     "window": {"sequence": {"layers": 1, "causal": False, "window": 2, "rotary": True, "merge": "mask"}},
     "wukong": {"wukong": {**SMALL["wukong"], "attentive": True, "cross_layer": True}},
     "surfaces": {"surfaces": {"norm": True, "experts": 3, "heads": True}},
@@ -80,7 +82,7 @@ FORMS: dict[str, dict[str, Any]] = {
         "wukong": {**SMALL["wukong"], "attentive": True, "cross_layer": True},
         "sequence": {"rotary": True, "merge": "mask"},
         "pyramid": {"keep": [4, 2]},
-        "summaries": {"cls_tokens": 2, "features": 3, "interests": 1, "gates": True},
+        "summaries": {"cls_tokens": 2, "seeds": 2, "features": 3, "interests": 1, "gates": True},
         "surfaces": {"norm": True, "experts": 2, "heads": True},
         "conditional": {"conversion": "click"},
     },
