@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import kernels.jagged_attention.flops
 import kernels.jagged_mix.flops
+import kernels.norm_ffn.flops
 import kernels.wukong_fm.flops  # noqa: F401  they register their formulas
 from distill.batch import Batch
 from distill.protocols import Architecture

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from kernels.jagged_attention import jagged_attention
 from teachers.rotary import places, rotate, turns
-from teachers.sequence import check_heads
+from teachers.sequence import check_heads, feed_forward
 
 
 class PyramidLayer(nn.Module):
@@ -61,7 +61,7 @@ class PyramidLayer(nn.Module):
         attended = self._attend(queries, kept, kept_offsets, below, offsets)
         gates = self.gate(queries).unflatten(1, (self.parts, self.heads)).softmax(dim=1) * self.parts
         tokens = tokens + self.out((attended * gates.unsqueeze(3)).flatten(1))
-        return tokens + self.mlp(self.norm_mlp(tokens)), kept_offsets
+        return feed_forward(tokens, self.norm_mlp, self.mlp), kept_offsets
 
     def _attend(
         self, queries: Tensor, kept: Tensor, kept_offsets: Tensor, below: Tensor, offsets: Tensor

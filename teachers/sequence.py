@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from distill.batch import Events
 from kernels.jagged_attention import jagged_attention
+from kernels.norm_ffn import norm_ffn
 from teachers.rotary import places, rotate, turns
 
 MERGES = ("sum", "mask")
@@ -168,7 +169,19 @@ class SequenceLayer(nn.Module):
             q, k, v.squeeze(1), offsets, offsets, causal=self.causal, window=self.window
         )
         tokens = tokens + self.out(attended.flatten(1))
-        return tokens + self.mlp(self.norm_mlp(tokens)), offsets
+        return feed_forward(tokens, self.norm_mlp, self.mlp), offsets
+
+
+def feed_forward(tokens: Tensor, norm: nn.LayerNorm, mlp: nn.Sequential) -> Tensor:
+    """tokens + mlp(norm(tokens)) in one operator, for an MLP of two linear layers and a GELU between them.
+
+    Args: tokens [T, d], norm over d, mlp from d to d. Returns: [T, d].
+    """
+    first, _, last = mlp
+    assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
+    return norm_ffn(
+        tokens, norm.weight, norm.bias, first.weight, first.bias, last.weight, last.bias, eps=norm.eps
+    )
 
 
 def check_heads(dim: int, heads: int, rotary: bool) -> None:

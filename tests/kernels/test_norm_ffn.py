@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
+import kernels.norm_ffn.flops  # noqa: F401  registers its formula
 from kernels.norm_ffn import cpu, norm_ffn
 from kernels.norm_ffn.op import ACTIVATIONS, ffn
 from kernels.norm_ffn.reference import norm_ffn as reference
@@ -202,6 +204,20 @@ def test_autocast_leaves_float64_alone() -> None:
 def test_opcheck(rows: int, gated: bool) -> None:
     inputs = [x.requires_grad_() for x in draw((rows, 4, 5), gated)]
     torch.library.opcheck(ffn, (*inputs, "silu", gated, 1e-5, torch.float64))
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_flops_are_those_of_the_plain_products(gated: bool) -> None:
+    def both(function: Callable[..., Tensor]) -> tuple[int, int]:
+        inputs = [x.requires_grad_() for x in draw((7, 4, 5), gated)]
+        with FlopCounterMode(display=False) as forward:
+            out = function(*inputs, gated=gated)
+        with FlopCounterMode(display=False) as backward:
+            torch.autograd.grad(out.sum(), inputs)
+        return forward.get_total_flops(), backward.get_total_flops()
+
+    products = 2 * 7 * 4 * 5 * (3 if gated else 2)
+    assert both(norm_ffn) == both(reference) == (products, 2 * products)
 
 
 def test_it_stays_whole_inside_a_compiled_function() -> None:

@@ -5,7 +5,9 @@ import cmath
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.flop_counter import FlopCounterMode
 
+import kernels.norm_ffn.flops  # noqa: F401  registers its formula
 from teachers.pyramid import PyramidLayer, newest, parts_of
 
 DIM, HEADS = 8, 2
@@ -113,6 +115,12 @@ def test_one_module_that_keeps_all_is_ordinary_attention():
     found, offsets = layer(tokens, offsets_of(lengths))
     torch.testing.assert_close(found, torch.cat(expected))
     assert torch.equal(offsets, offsets_of(lengths))
+
+
+def test_feed_forward_is_one_operator_on_the_kept_tokens():
+    with FlopCounterMode(display=False) as counter:
+        layer_of(keep=2, modules=1)(draw(8), offsets_of([5, 3]))
+    assert counter.get_flop_counts()["Global"][torch.ops.gem_distill.norm_ffn] == 2 * 4 * 2 * DIM * 2 * DIM
 
 
 def test_modules_count_alike_at_the_start():

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+import kernels.norm_ffn.flops  # noqa: F401  registers its formula
 from distill.batch import Events
 from teachers.sequence import (
     EventEncoder,
@@ -106,6 +108,19 @@ def test_permuting_examples_permutes_what_comes_out(rotary):
     found, moved = rows(layer(tokens, OFFSETS)[0]), [rows(tokens)[b] for b in (3, 1, 0, 2)]
     again = layer(torch.cat(moved), torch.tensor([0, 5, 5, 8, 9]))[0]
     torch.testing.assert_close(again, torch.cat([found[b] for b in (3, 1, 0, 2)]))
+
+
+def test_feed_forward_is_one_operator_with_the_parameters_of_its_modules():
+    layer = SequenceLayer(DIM, HEADS)
+    with FlopCounterMode(display=False) as counter:
+        layer(torch.randn(9, DIM), OFFSETS)
+    flops = counter.get_flop_counts()["Global"]
+    # The projections to queries, keys and values and back are the only other products.
+    assert flops[torch.ops.gem_distill.norm_ffn] == 2 * 9 * 2 * DIM * 2 * DIM
+    assert flops[torch.ops.aten.addmm] == 2 * 9 * DIM * 4 * DIM
+    names = {name for name in layer.state_dict() if "mlp" in name}
+    linear = {f"mlp.{place}.{kind}" for place in (0, 2) for kind in ("weight", "bias")}
+    assert names == {"norm_mlp.weight", "norm_mlp.bias", *linear}
 
 
 @pytest.mark.parametrize("rotary", [False, True])
