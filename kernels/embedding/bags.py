@@ -95,7 +95,7 @@ def gather_bags(
         ids = torch.cat([ids, history_ids])
     if layout.history_feature is not None:
         per_owner = torch.cat([per_owner, per_owner.new_tensor([events])])
-    rows = _rows(layout, ids, per_owner)
+    rows = rows_in_table(layout, ids, per_owner)
     order, lengths = _deal(lengths, len(layout.ranges), batch, events, total)
     lengths, rows, _ = torch.ops.fbgemm.permute_1D_sparse_data(order, lengths, rows, None, rows.numel())
     return _dealt(rows, torch.ops.fbgemm.asynchronous_complete_cumsum(lengths)), batch, events
@@ -144,8 +144,17 @@ def _gather_ones(
     return _dealt(torch.cat([rows[::2], rows[1::2]]), offsets)
 
 
-def _rows(layout: Layout, ids: Tensor, per_owner: Tensor) -> Tensor:
-    """Ids as rows of the fused table; an id outside its own table is an error, never a neighbour's row."""
+def rows_in_table(layout: Layout, ids: Tensor, per_owner: Tensor) -> Tensor:
+    """Ids as rows of the fused table; an id outside its own table is an error, never a neighbour's row.
+
+    Args:
+        layout: where the features' rows lie.
+        ids: int64 [M], owner by owner.
+        per_owner: int64 [owners], how many of the ids are each owner's.
+
+    Raises:
+        ValueError: an id is outside its table.
+    """
     sizes = layout.sizes.repeat_interleave(per_owner, output_size=ids.numel())
     bad = (ids < 0) | (ids >= sizes)
     if bad.any():

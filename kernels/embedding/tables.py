@@ -73,7 +73,7 @@ class EmbeddingTables(nn.Module):
         device: torch.device | str = "cpu",
     ):
         super().__init__()
-        _check_arguments(tables, dim, learning_rate, history_feature)
+        check_arguments(tables, dim, learning_rate, history_feature)
         self.features = tuple(tables)
         self.dim = dim
         self._layout = Layout(dict(tables), history_feature, torch.device(device))
@@ -81,7 +81,7 @@ class EmbeddingTables(nn.Module):
         self._model = [shard(self._layout.n_rows, dim, KEYS, learning_rate, EPS, torch.device(device))]
         self._whole = [whole_table(self._model[0])]
         for feature, rows in tables.items():
-            weight = _initial_rows(seed, feature, rows, dim, init_std)
+            weight = initial_rows(seed, feature, rows, dim, init_std)
             self._load_feature(feature, weight, torch.zeros(rows))
 
     @property
@@ -135,7 +135,7 @@ class EmbeddingTables(nn.Module):
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Change the learning rate from the next backward pass on."""
-        _check_learning_rate(learning_rate)
+        check_learning_rate(learning_rate)
         optimizer = self._model[0].fused_optimizer
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
@@ -161,8 +161,8 @@ class EmbeddingTables(nn.Module):
             ValueError: a tensor is missing or has another shape; then nothing was loaded.
         """
         for feature, (first, end) in self._layout.ranges.items():
-            _check_tensor(state, f"{feature}.weight", (end - first, self.dim))
-            _check_tensor(state, f"{feature}.momentum", (end - first,))
+            check_tensor(state, f"{feature}.weight", (end - first, self.dim))
+            check_tensor(state, f"{feature}.momentum", (end - first,))
         for feature in self.features:
             self._load_feature(feature, state[f"{feature}.weight"], state[f"{feature}.momentum"])
 
@@ -222,15 +222,17 @@ def refuse_non_finite(gradient: Tensor) -> None:
         )
 
 
-def _initial_rows(seed: int, feature: str, rows: int, dim: int, std: float) -> Tensor:
+def initial_rows(seed: int, feature: str, rows: int, dim: int, std: float) -> Tensor:
+    """float32 [rows, dim], normal, drawn from (seed, feature) alone."""
     digest = hashlib.sha256(f"{seed}/tables.{feature}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     return torch.empty(rows, dim).normal_(0.0, std, generator=generator)
 
 
-def _check_arguments(
+def check_arguments(
     tables: Mapping[str, int], dim: int, learning_rate: float, history_feature: str | None
 ) -> None:
+    """Refuse tables that cannot be; ValueError names the argument."""
     if not tables:
         raise ValueError("tables: got none, allowed: at least one feature")
     for feature, rows in tables.items():
@@ -238,17 +240,19 @@ def _check_arguments(
             raise ValueError(f"tables: got {rows} rows for feature '{feature}', allowed: at least 1")
     if dim < 4 or dim % 4:
         raise ValueError(f"dim: got {dim}, allowed: a positive multiple of 4")
-    _check_learning_rate(learning_rate)
+    check_learning_rate(learning_rate)
     if history_feature is not None and history_feature not in tables:
         raise ValueError(f"history_feature: got '{history_feature}', allowed: one of {', '.join(tables)}")
 
 
-def _check_learning_rate(learning_rate: float) -> None:
+def check_learning_rate(learning_rate: float) -> None:
+    """Refuse a rate that is negative or not finite; ValueError."""
     if not 0.0 <= learning_rate < float("inf"):
         raise ValueError(f"learning_rate: got {learning_rate}, allowed: a finite number, 0 or more")
 
 
-def _check_tensor(state: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> None:
+def check_tensor(state: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> None:
+    """Refuse a state without this tensor, or with one of another shape; ValueError."""
     if name not in state:
         raise ValueError(f"tables: '{name}' is missing; got {', '.join(sorted(state)) or 'nothing'}")
     if tuple(state[name].shape) != shape:
