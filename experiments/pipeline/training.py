@@ -36,6 +36,9 @@ from experiments.pipeline.supply import Supply
 
 REPORT = "report.json"
 
+# Small students learn in small batches; what is only predicted needs none of their size.
+PREDICTED_TOGETHER = 512
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -215,7 +218,7 @@ def streams(
     Args:
         experiment: the experiment.
         model: says what it reads.
-        batch_size: examples per step.
+        batch_size: examples per step; where nothing is trained, at least `PREDICTED_TOGETHER`.
         domains: whose rows; None for all.
         supply: what is handed beside the examples.
         labels: what is learnt from; matured labels unless given.
@@ -227,7 +230,7 @@ def streams(
         return DayStream(
             experiment.data,
             day,
-            batch_size,
+            batch_size if training else max(batch_size, PREDICTED_TOGETHER),
             model.features,
             model.dense_features,
             history_length=model.history_length,
