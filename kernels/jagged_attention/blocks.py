@@ -133,3 +133,9 @@ def _part(starts: np.ndarray, length: int) -> Part:
         return Part(len(starts), length, slice(int(starts[0]), int(starts[-1]) + length))
     where = (starts[:, None] + np.arange(length)).reshape(-1)
     return Part(len(starts), length, torch.from_numpy(where))
+
+
+def unwritten(x: Tensor, q_offsets: Tensor, k_offsets: Tensor) -> Tensor:
+    """Memory like x for the groups to write; zeros when a row has only queries or only keys, as none does."""
+    one_sided = (q_offsets.diff() == 0) != (k_offsets.diff() == 0)
+    return x.new_zeros(x.shape) if bool(one_sided.any()) else x.new_empty(x.shape)

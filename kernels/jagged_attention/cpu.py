@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from kernels.jagged_attention.blocks import Group, groups
+from kernels.jagged_attention.blocks import Group, groups, unwritten
 
 flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -45,7 +45,7 @@ def forward(
         Output [Tq, H, E], zero where a row has no key, and log-sum-exp of the scores [Tq, H], -inf there; float32
         for bfloat16 input.
     """
-    out = _unwritten(q, q_offsets, k_offsets)
+    out = unwritten(q, q_offsets, k_offsets)
     lse = out.new_full(q.shape[:2], -torch.inf, dtype=lse_dtype(q))
     for group in groups(q_offsets, k_offsets, causal, window):
         queries, keys = group.queries, group.keys
@@ -72,8 +72,8 @@ def backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v from that of the output; the probabilities are computed again from `lse`."""
-    dq = _unwritten(q, q_offsets, k_offsets)
-    dk, dv = (x.new_zeros(x.shape) if window else _unwritten(x, q_offsets, k_offsets) for x in (k, v))
+    dq = unwritten(q, q_offsets, k_offsets)
+    dk, dv = (x.new_zeros(x.shape) if window else unwritten(x, q_offsets, k_offsets) for x in (k, v))
     for group in groups(q_offsets, k_offsets, causal, window):
         queries, keys = group.queries, group.keys
         saved = (queries.take(q), keys.take(k), keys.take(v), queries.take(out), queries.take(lse))
@@ -89,8 +89,8 @@ def backward(
 
 
 def lse_dtype(q: Tensor) -> torch.dtype:
-    """What flash attention returns the log-sum-exp of q's scores in."""
-    return torch.float32 if q.dtype == torch.bfloat16 else q.dtype
+    """What the log-sum-exp of q's scores is in, on every device."""
+    return torch.promote_types(q.dtype, torch.float32)
 
 
 def _seen(group: Group, causal: bool, window: int, dtype: torch.dtype) -> tuple[bool, Tensor | None]:
@@ -107,9 +107,3 @@ def _mask(queries: int, keys: int, shift: int, causal: bool, window: int, dtype:
     age = torch.arange(queries)[:, None] + shift - torch.arange(keys)
     unseen = (age >= window) | ((age < 0) if causal else (age <= -window))
     return torch.zeros(queries, keys, dtype=dtype).masked_fill_(unseen, -torch.inf)
-
-
-def _unwritten(x: Tensor, q_offsets: Tensor, k_offsets: Tensor) -> Tensor:
-    """Memory like x for the groups to write; zeros when a row has only queries or only keys, as none does."""
-    one_sided = (q_offsets.diff() == 0) != (k_offsets.diff() == 0)
-    return x.new_zeros(x.shape) if bool(one_sided.any()) else x.new_empty(x.shape)

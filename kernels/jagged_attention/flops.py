@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from kernels.jagged_attention import op  # noqa: F401  defines the operators
+from kernels.jagged_attention import operators  # noqa: F401  defines the operators
 
 
 def scores(q_offsets: Tensor, k_offsets: Tensor, causal: bool, window: int) -> int:
@@ -35,7 +35,7 @@ def scores(q_offsets: Tensor, k_offsets: Tensor, causal: bool, window: int) -> i
 
 
 @register_flop_formula(torch.ops.gem_distill.jagged_softmax_attention, get_raw=True)
-def forward_flops(
+def softmax_flops(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -51,7 +51,7 @@ def forward_flops(
 
 
 @register_flop_formula(torch.ops.gem_distill.jagged_softmax_attention_backward, get_raw=True)
-def backward_flops(
+def softmax_backward_flops(
     grad: Tensor,
     q: Tensor,
     k: Tensor,
@@ -66,4 +66,39 @@ def backward_flops(
     out_val: Any = None,
 ) -> int:
     """Four products a score: the gradients of p, v, q and k."""
-    return 2 * forward_flops(q, k, v, q_offsets, k_offsets, causal, window, scale)
+    return 2 * softmax_flops(q, k, v, q_offsets, k_offsets, causal, window, scale)
+
+
+@register_flop_formula(torch.ops.gem_distill.jagged_activation_attention, get_raw=True)
+def activation_flops(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_offsets: Tensor,
+    k_offsets: Tensor,
+    activation: str,
+    causal: bool,
+    window: int,
+    scale: float,
+    out_val: Any = None,
+) -> int:
+    """Two products a score; the activation itself is not counted, as the exponential of a softmax is not."""
+    return softmax_flops(q, k, v, q_offsets, k_offsets, causal, window, scale)
+
+
+@register_flop_formula(torch.ops.gem_distill.jagged_activation_attention_backward, get_raw=True)
+def activation_backward_flops(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_offsets: Tensor,
+    k_offsets: Tensor,
+    activation: str,
+    causal: bool,
+    window: int,
+    scale: float,
+    out_val: Any = None,
+) -> int:
+    """Four products a score: the gradients of p, v, q and k."""
+    return 2 * softmax_flops(q, k, v, q_offsets, k_offsets, causal, window, scale)

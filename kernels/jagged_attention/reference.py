@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def jagged_attention(
@@ -21,32 +22,51 @@ def jagged_attention(
     activation: str = "softmax",
     scale: float | None = None,
 ) -> Tensor:
-    """O_i = sum over the keys j that i sees of softmax_j(scale * q_i . k_j) v_j; zero where there is no key.
+    """O_i = sum over the keys j that i sees of phi(scale * q_i . k_j) v_j; zero where there is no key.
 
     i sees the keys of its row; of these, with a window, those with |i - j| < window, and causal, those with j <= i.
 
     Arguments and result as in `kernels.jagged_attention.jagged_attention`.
     """
-    assert activation == "softmax", activation
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     rows = []
     for b in range(len(k_offsets) - 1):
         keys = slice(int(k_offsets[b]), int(k_offsets[b + 1]))
         queries = slice(None) if q_offsets is None else slice(int(q_offsets[b]), int(q_offsets[b + 1]))
-        rows.append(attend(q[queries], k[keys], v[keys], causal, window, scale))
+        rows.append(attend(q[queries], k[keys], v[keys], causal, window, activation, scale))
     if q_offsets is None:
         return torch.stack(rows) if rows else q.new_zeros(0, *q.shape)
     return torch.cat(rows) if rows else q.clone()
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, window: int, scale: float) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, causal: bool, window: int, activation: str, scale: float
+) -> Tensor:
     """One row: q [Lq, H, E], k and v [Lk, H, E] to [Lq, H, E]."""
     if len(k) == 0:
         return q.masked_fill(torch.ones_like(q, dtype=torch.bool), 0.0)
     scores = torch.einsum("ihe,jhe->hij", q, k) * scale
     age = torch.arange(len(q), device=q.device)[:, None] - torch.arange(len(k), device=q.device)
+    unseen = torch.zeros_like(age, dtype=torch.bool)
     if window:
-        scores = scores.masked_fill(age.abs() >= window, -torch.inf)
+        unseen |= age.abs() >= window
     if causal:
-        scores = scores.masked_fill(age < 0, -torch.inf)
-    return torch.einsum("hij,jhe->ihe", scores.softmax(-1), v)
+        unseen |= age < 0
+    return torch.einsum("hij,jhe->ihe", phi(scores, unseen, activation), v)
+
+
+def phi(scores: Tensor, unseen: Tensor, activation: str) -> Tensor:
+    """Weights [H, Lq, Lk] of the values, 0 where unseen.
+
+    softmax over the keys; SiLU(s) / Lk, by all keys of the row, seen or not; GELU(s), the exact one; ReLU(s)².
+    """
+    if activation == "softmax":
+        return scores.masked_fill(unseen, -torch.inf).softmax(-1)
+    if activation == "silu":
+        weights = functional.silu(scores) / scores.shape[-1]
+    elif activation == "gelu":
+        weights = functional.gelu(scores)
+    else:
+        assert activation == "relu2", activation
+        weights = functional.relu(scores).square()
+    return weights.masked_fill(unseen, 0.0)

@@ -11,7 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from kernels.jagged_attention import jagged_attention
 from kernels.jagged_attention.blocks import groups
-from kernels.jagged_attention.op import softmax_attention
+from kernels.jagged_attention.operators import softmax_attention
 from kernels.jagged_attention.reference import jagged_attention as reference
 
 HEADS, WIDTH = 3, 8
@@ -279,7 +279,7 @@ def test_it_stays_whole_inside_a_compiled_function() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"activation": "silu"}, "activation: got 'silu', allowed: softmax"),
+        ({"activation": "tanh"}, "activation: got 'tanh', allowed: softmax, silu, gelu, relu2"),
         ({"q": torch.zeros(3, 2)}, r"got shapes \(3, 2\), \(3, 1, 4\), \(3, 1, 4\)"),
         ({"v": torch.zeros(2, 1, 4)}, r"allowed: \[Tq, H, E\], \[Tk, H, E\], \[Tk, H, E\]"),
         ({"v": torch.zeros(3, 1, 4).double()}, "allowed: one of float32, float64, bfloat16 for all three"),
