@@ -109,10 +109,15 @@ def soft_labels(batch: Batch, student: Architecture, alpha: float) -> tuple[Tens
 
 
 class _ScaleGradient(torch.autograd.Function):
+    generate_vmap_rule = True  # a bank computes the losses of its members at once
+
     @staticmethod
-    def forward(ctx: Any, value: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
+    def forward(value: Tensor, factor: float) -> Tensor:
         return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        ctx.factor = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:

@@ -39,8 +39,9 @@ class WideTables(nn.Module):
     Args:
         tables: feature to number of rows.
         dim: D, a multiple of 4, as of `EmbeddingTables`.
-        seeds: of the members' initial rows, N of them; those that `EmbeddingTables` of the same seed draws.
-        learning_rates: of the members' row-wise AdaGrad.
+        learning_rates: of the members' row-wise AdaGrad, N of them.
+        seeds: of the members' initial rows, which are those that `EmbeddingTables` of the same seed draws. None: zeros,
+            until `load` brings others.
         history_feature: the feature whose rows history ids look into.
         init_std: standard deviation of the initial rows.
         dtype: float32, or float64 to compare with.
@@ -62,31 +63,32 @@ class WideTables(nn.Module):
         self,
         tables: Mapping[str, int],
         dim: int,
-        seeds: Sequence[int],
         learning_rates: Sequence[float],
+        seeds: Sequence[int] | None = None,
         history_feature: str | None = None,
         init_std: float = 0.01,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ):
         super().__init__()
-        if not seeds or len(seeds) != len(learning_rates):
+        if not learning_rates:
+            raise ValueError("learning_rates: got none, allowed: one a member, and at least one member")
+        if seeds is not None and len(seeds) != len(learning_rates):
             raise ValueError(
-                f"learning_rates: got {len(learning_rates)} for {len(seeds)} seeds, allowed: one a member, "
-                "and at least one member"
+                f"seeds: got {len(seeds)} for {len(learning_rates)} members, allowed: one a member"
             )
         for rate in learning_rates:
             check_arguments(tables, dim, rate, history_feature)
-        self.features, self.dim, self.members = tuple(tables), dim, len(seeds)
+        self.features, self.dim, self.members = tuple(tables), dim, len(learning_rates)
         self._layout = Layout(dict(tables), history_feature, torch.device(device))
         shape = (self._layout.n_rows, self.members)
-        self.register_buffer("weight", torch.empty(*shape, dim, dtype=dtype, device=device).flatten(1))
+        self.register_buffer("weight", torch.zeros(*shape, dim, dtype=dtype, device=device).flatten(1))
         self.register_buffer("moment", torch.zeros(*shape, dtype=dtype, device=device))
         self.register_buffer("learning_rates", torch.tensor(learning_rates, dtype=dtype, device=device))
         self.register_buffer("alive", torch.ones(self.members, dtype=torch.bool, device=device))
         # Its only use is to be asked for a gradient: the rows are no leaf of autograd.
         self._anchor = torch.zeros((), requires_grad=True)
-        for member, seed in enumerate(seeds):
+        for member, seed in enumerate(seeds or ()):
             for feature, (first, end) in self._layout.ranges.items():
                 rows = initial_rows(seed, feature, end - first, dim, init_std)
                 self._columns(member)[first:end] = rows.to(self.weight)

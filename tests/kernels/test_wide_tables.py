@@ -248,8 +248,8 @@ def test_history_ids_without_a_history_feature_are_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seeds": []}, "learning_rates: got 4 for 0 seeds"),
-        ({"learning_rates": [0.1]}, "learning_rates: got 1 for 4 seeds"),
+        ({"learning_rates": [], "seeds": None}, "learning_rates: got none"),
+        ({"seeds": [1]}, "seeds: got 1 for 4 members"),
         ({"learning_rates": [0.1, 0.1, -1.0, 0.1]}, "learning_rate: got -1.0"),
         ({"tables": {}}, "tables: got none"),
         ({"dim": 6}, "dim: got 6, allowed: a positive multiple of 4"),

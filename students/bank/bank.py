@@ -1,0 +1,213 @@
+"""A bank: N students of one shape that are trained as one, on one stream of batches.
+
+They share what does not depend on them: decoded data, histories, the teacher's log, the look-up's sort. Their own are
+parameters, tables, optimiser settings, the channels' weights. Each member ends where it would end alone.
+
+Shape letters: N members, B examples, F fields, D width of the tables, T history events, k tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from distill.batch import Batch
+from distill.errors import NonFiniteError, UserError
+from distill.protocols import Output
+from kernels.embedding import Embedded, History
+from students.bank.adam import BankAdam
+from students.bank.losses import StackedChannel, losses
+from students.bank.members import Member, gather
+from students.bank.stacked import FoldedEvents, stack
+from students.base import Student
+
+
+class Bank(nn.Module):
+    """N students in one.
+
+    A member whose loss or gradient is not finite is frozen: it stays as it is, `frozen` says why, and the others go on
+    as if it had never been there.
+
+    Args:
+        makes: one function a member, called one after the other; the first once more, for `plain`.
+
+    Attributes:
+        size: N.
+        settings: of the members.
+        frozen: member to what happened to it, in words.
+        tables: of all members.
+        trunk: the student whose layers are stacked; it reads folded batches.
+        plain: one student of this shape, which is not trained.
+
+    Raises:
+        UserError: no member, members of different shapes, or one that no bank can train.
+    """
+
+    def __init__(self, makes: Sequence[Callable[[], Member]]):
+        super().__init__()
+        members = gather(makes)
+        student = members.first
+        self.size, self.settings = len(makes), members.settings
+        self.history_length, self.pooling = student.history_length, _pooled_by_tables(student)
+        self.tables = members.tables
+        given = _Given()
+        self.trunk = _trunk(student, members.stacked(), given, self.pooling is not None)
+        self._given = given
+        self.channels = {
+            name: StackedChannel(channel, self.trunk) for name, channel in members.channel_stacks().items()
+        }
+        self.heads = nn.ModuleDict(self.channels)
+        parts = [list(self.trunk.parameters()), *(list(part.parameters()) for part in self.channels.values())]
+        self.adam = BankAdam([part for part in parts if part], self.settings)
+        self.frozen: dict[int, str] = {}
+        self.sums: dict[str, Tensor] = {}
+        self.steps = torch.zeros(self.size, dtype=torch.int64)
+        # In a list: it is no part of this module, whose parameters are the members'.
+        self._plain, self._checked = [makes[0]().model], False
+
+    @property
+    def plain(self) -> Student:
+        student = self._plain[0]
+        assert isinstance(student, Student)
+        return student
+
+    @property
+    def alive(self) -> list[int]:
+        """Members that are trained."""
+        return [member for member in range(self.size) if member not in self.frozen]
+
+    def forward(self, batch: Batch) -> Output:
+        """Logits [N * B, k] and taps [N * B, width] of all members, one after the other."""
+        self._given.embedded = self._look_up(batch)
+        return self.trunk(self._folded(batch))
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> Tensor:
+        """Logits of all members, [N, B, k]; what a frozen one says is of no use."""
+        return self(batch).logits.view(self.size, len(batch), -1)
+
+    def step(self, batch: Batch, index: int = 0) -> None:
+        """Train all members that are alive on a batch.
+
+        Args:
+            batch: what the students read, and what their channels need.
+            index: of the batch in its day, for messages.
+
+        Raises:
+            UserError: the architecture does not compute every row by itself.
+            NonFiniteError: no member is left.
+        """
+        if not self._checked:
+            self._check_rows(batch)
+        place = f"on day {batch.day}, batch {index} (examples {batch.example_id[0].item()} and following)"
+        self.adam.zero_grad()
+        loss, logs = losses(self(batch), batch, self.trunk, self.channels, self.size)
+        self._freeze(~loss.detach().isfinite(), "loss", loss, place)
+        loss.backward(self.tables.alive.to(loss.dtype))
+        self._note_frozen_tables(place)
+        norms = self.adam.clip()
+        self._freeze(~norms.isfinite(), "norm of the dense gradient", norms, place)
+        self.adam.step(self.alive)
+        self._count(logs)
+
+    def export(self, member: int) -> dict[str, Tensor]:
+        """A member as the state of a plain student, for its `load_state_dict`; what only training needs is left out."""
+        state = {
+            name: parameter.detach()[member].clone() for name, parameter in self.trunk.named_parameters()
+        }
+        return state | {f"tables.{name}": tensor for name, tensor in self.tables.export(member).items()}
+
+    def take_means(self) -> dict[str, Tensor]:
+        """Means of what was logged since the last call, over each member's steps: float64 [N] by name."""
+        means = {name: total / self.steps for name, total in self.sums.items()}
+        self.sums, self.steps = {}, torch.zeros_like(self.steps)
+        return means
+
+    def _look_up(self, batch: Batch) -> Embedded:
+        history = batch.history
+        if not self.history_length:
+            return Embedded(self.tables(batch.sparse).features.flatten(0, 1), None)
+        assert history is not None, "the batch carries no history"
+        if self.pooling is not None:
+            events = History(history.item, history.offsets, self.pooling == "mean")
+            return Embedded(self.tables.pooled(batch.sparse, events).flatten(0, 1), None)
+        found = self.tables(batch.sparse, history.item)
+        assert found.events is not None
+        return Embedded(found.features.flatten(0, 1), found.events.flatten(0, 1))
+
+    def _folded(self, batch: Batch) -> Batch:
+        """The batch's examples once for every member, as far as a student reads them."""
+        columns = {name: getattr(batch, name).repeat(self.size) for name in _COLUMNS}
+        history = None
+        if self.history_length and self.pooling is None:
+            assert batch.history is not None
+            history = FoldedEvents.of(batch.history, self.size)
+        return replace(batch, **columns, dense=batch.dense.repeat(self.size, 1), history=history)
+
+    @torch.no_grad()
+    def _check_rows(self, batch: Batch) -> None:
+        """Before the first step the first member must say what it says alone."""
+        alone, here = self.plain(batch).logits, self.predict(batch)[0]
+        if not torch.allclose(alone, here, rtol=1e-3, atol=1e-4, equal_nan=True):
+            raise UserError(
+                f"bank: {type(self.plain).__name__} says something else of a batch that stands beside another one, "
+                "allowed: architectures that compute every row by itself. Train these students one by one"
+            )
+        self._checked = True
+
+    def _freeze(self, bad: Tensor, what: str, values: Tensor, place: str) -> None:
+        if not bool(bad.any()):
+            return
+        for member in bad.nonzero().flatten().tolist():
+            if member not in self.frozen:
+                self.frozen[member] = f"{what} is {values[member].item()} {place}"
+                self.tables.freeze(member)
+        self._refuse_nobody()
+
+    def _note_frozen_tables(self, place: str) -> None:
+        """The tables freeze a member themselves, before they would take its gradient."""
+        for member in (~self.tables.alive).nonzero().flatten().tolist():
+            self.frozen.setdefault(member, f"embedding gradient is NaN or infinite {place}")
+        self._refuse_nobody()
+
+    def _refuse_nobody(self) -> None:
+        if len(self.frozen) == self.size:
+            told = "; ".join(f"member {member}: {why}" for member, why in sorted(self.frozen.items()))
+            raise NonFiniteError(f"no member of the bank is left to train. {told}. Lower the learning rates")
+
+    def _count(self, logs: Mapping[str, Tensor]) -> None:
+        self.steps += self.tables.alive
+        for name, values in logs.items():
+            values = torch.where(self.tables.alive, values.detach().double(), 0)
+            self.sums[name] = self.sums[name] + values if name in self.sums else values
+
+
+_COLUMNS = ("example_id", "user_id", "timestamp", "domain")
+
+
+class _Given(nn.Module):
+    """Stands where a student has its tables: what was looked up is set before the student asks for it."""
+
+    embedded: Embedded
+
+    def forward(self, *ids: object) -> Embedded:
+        return self.embedded
+
+
+def _pooled_by_tables(student: Student) -> str | None:
+    """How the history is pooled, where the look-up can do it; None without, or where the student reads the events."""
+    of_base = type(student).fields is Student.fields and type(student).look_up is Student.look_up
+    return student.history_pooling if of_base else None
+
+
+def _trunk(student: Student, tensors: Mapping[str, Tensor], given: _Given, pooled: bool) -> Student:
+    """The student with stacked layers, reading what is given to it."""
+    student.tables = given  # type: ignore[assignment]
+    if pooled:  # one more feature, to it
+        student.history_length, student.history_pooling = 0, None
+    stacked = stack(student, tensors)
+    assert isinstance(stacked, Student)
+    return stacked

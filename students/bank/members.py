@@ -1,0 +1,202 @@
+"""Who joins a bank: students of one shape, whose channels differ in nothing but their weight.
+
+Shape letters: N members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distill.config import OptimizerConfig
+from distill.errors import UserError
+from distill.protocols import Architecture, Channel
+from kernels.embedding import WideTables
+from students.base import Student
+
+CHANNELS = ("single", "ah")
+"""Channels that a bank can train: without fields, steps and state of their own."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A student as it would be trained alone, before its first step.
+
+    Attributes:
+        model: the student.
+        channels: by name; attached to it, and started at the base rates.
+        optimizer: how it is trained; all but the batch size may differ from member to member.
+    """
+
+    model: Architecture
+    channels: Mapping[str, Channel]
+    optimizer: OptimizerConfig
+
+
+@dataclass(frozen=True)
+class ChannelStack:
+    """One channel of all members.
+
+    Attributes:
+        form: the channel of some member, with weight 1.
+        weights: float [N], 0 for a member without the channel.
+        tensors: name of the form's parameter to those of all members, [N, ...].
+    """
+
+    form: Channel
+    weights: Tensor
+    tensors: dict[str, Tensor]
+
+
+@dataclass
+class Gathered:
+    """All members, side by side.
+
+    Attributes:
+        first: the first member's student, without its tables.
+        tables: of all.
+        settings: of all.
+        dense: one mapping a member, its parameters by name.
+        channels: one mapping a member.
+    """
+
+    first: Student
+    tables: WideTables
+    settings: list[OptimizerConfig] = field(default_factory=list)
+    dense: list[dict[str, Tensor]] = field(default_factory=list)
+    channels: list[Mapping[str, Channel]] = field(default_factory=list)
+
+    def stacked(self) -> dict[str, Tensor]:
+        """Name of a student's parameter to those of all members, [N, ...]."""
+        return _stacked(self.dense)
+
+    def channel_stacks(self) -> dict[str, ChannelStack]:
+        """Channels of any member by name.
+
+        Raises:
+            UserError: two members' channels of one name differ in more than their weight.
+        """
+        names = dict.fromkeys(name for channels in self.channels for name in channels)
+        return {name: self._channel(name) for name in names}
+
+    def _channel(self, name: str) -> ChannelStack:
+        (form, *_) = (channels[name] for channels in self.channels if name in channels)
+        for place, channels in enumerate(self.channels):
+            if name in channels and _rest(channels[name]) != _rest(form):
+                raise UserError(
+                    f"bank: channel '{name}' of member {place}: got {_rest(channels[name])}, allowed: {_rest(form)}, "
+                    "as of the others; the weight alone may differ"
+                )
+        weights = [_config(channels[name]).weight if name in channels else 0.0 for channels in self.channels]
+        tensors = _stacked([dict(channels.get(name, form).named_parameters()) for channels in self.channels])
+        form.config = replace(_config(form), weight=1.0)
+        return ChannelStack(form, torch.tensor(weights, dtype=self.tables.weight.dtype), tensors)
+
+
+def gather(makes: Sequence[Callable[[], Member]]) -> Gathered:
+    """Make the members one after the other, so that no two have tables of their own at the same time.
+
+    Args:
+        makes: one function a member.
+
+    Raises:
+        UserError: no member, members of different shapes, or one that no bank can train.
+    """
+    if not makes:
+        raise UserError("bank: got no member, allowed: at least one")
+    gathered = None
+    for place, make in enumerate(makes):
+        member = make()
+        student = _trainable(member, place)
+        shape = _shape(student, member.optimizer)
+        if gathered is None:
+            first_shape, gathered = shape, Gathered(student, _empty_tables(student, len(makes)))
+        _check_same(first_shape, shape, place)
+        gathered.tables.load(place, student.tables.export())
+        gathered.tables.set_learning_rate(place, member.optimizer.table_learning_rate)
+        gathered.settings.append(member.optimizer)
+        gathered.dense.append(dict(student.named_parameters()))
+        gathered.channels.append(member.channels)
+        del student.tables
+    assert gathered is not None
+    return gathered
+
+
+def _empty_tables(student: Student, members: int) -> WideTables:
+    return WideTables(
+        {name: student.schema.sparse[name].size for name in student.features},
+        student.tables.dim,
+        [0.0] * members,
+        history_feature=student.schema.item_feature if student.history_length else None,
+        dtype=next(student.parameters()).dtype,
+    )
+
+
+def _trainable(member: Member, place: int) -> Student:
+    model = member.model
+    if not isinstance(model, Student):
+        raise UserError(
+            f"bank: member {place}: got {type(model).__name__}, allowed: architectures that start at "
+            "`students.base.Student`. Train it by itself"
+        )
+    for name, channel in member.channels.items():
+        if name not in CHANNELS:
+            raise UserError(
+                f"bank: member {place}: got channel '{name}', allowed in a bank: {', '.join(CHANNELS)}. Train students "
+                "with other channels one by one"
+            )
+        assert not channel.fields and channel.past is None
+    if model.content:
+        raise UserError(
+            f"bank: member {place}: got content {', '.join(model.content)}, allowed: none. Train it by itself"
+        )
+    return model
+
+
+def _shape(student: Student, optimizer: OptimizerConfig) -> dict[str, Any]:
+    """What all members must have in common, by name."""
+    plain = {
+        name: value
+        for name, value in vars(student).items()
+        if not name.startswith("_") and name not in ("seed", "training") and isinstance(value, _PLAIN)
+    }
+    sizes = {name: tuple(parameter.shape) for name, parameter in student.named_parameters()}
+    return {
+        "architecture": type(student).__name__,
+        **plain,
+        "negative_sampling": student.negative_sampling,
+        "width of the tables": student.tables.dim,
+        "batch_size": optimizer.batch_size,
+        "parameters": sizes,
+        "table sizes": {name: student.schema.sparse[name].size for name in student.features},
+    }
+
+
+_PLAIN = (bool, int, float, str, tuple, type(None))
+
+
+def _check_same(first: Mapping[str, Any], other: Mapping[str, Any], place: int) -> None:
+    for name in dict.fromkeys([*first, *other]):
+        if first.get(name) != other.get(name):
+            raise UserError(
+                f"bank: member {place}: {name}: got {other.get(name)}, allowed: {first.get(name)}, as of the first "
+                "member. Students of another shape need a bank of their own"
+            )
+
+
+def _rest(channel: Channel) -> dict[str, Any]:
+    """A channel's settings without its weight."""
+    return {name: value for name, value in asdict(_config(channel)).items() if name != "weight"}
+
+
+def _config(channel: Channel) -> Any:
+    """The settings of one of CHANNELS, a dataclass with a weight."""
+    return channel.config
+
+
+def _stacked(members: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([tensors[name].detach() for tensors in members]) for name in members[0]}

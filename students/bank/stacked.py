@@ -1,0 +1,218 @@
+"""Layers of N members as one layer: their parameters stacked, their batches folded into one of N * B rows.
+
+A student computes every row by itself. So N students on the same B examples are one student on N * B rows, member by
+member, whose layers take each member's rows by that member's parameters. All else in its forward pass, written for
+one student, holds for the folded rows as it stands, custom gradients included.
+
+Shape letters: N members, B examples, T history events, D embedding dim, W and V widths, H hidden width of DIN's unit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from distill.batch import Events
+from distill.errors import UserError
+from kernels.segments import Segments, spread
+from students.blocks import ActivationUnit, PReLU
+from students.din import EventContext
+
+Tensors = Mapping[str, Tensor]
+
+
+class StackedLinear(nn.Module):
+    """N linear layers: rows [N * R, ..., V], member by member, to [N * R, ..., W].
+
+    Args:
+        weight: [N, W, V].
+        bias: [N, W] or None.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None):
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+        self.bias = None if bias is None else nn.Parameter(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        members, width, before = self.weight.shape
+        rows = by_member(x, members)
+        return _Linear.apply(rows, self.weight, self.bias).view(*x.shape[:-1], width)
+
+
+class _Linear(torch.autograd.Function):
+    """x W^T + b by member. Autograd's own gradient of W would come transposed, and be copied once more."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.has_bias = bias is not None
+        if bias is None:
+            return torch.bmm(x, weight.transpose(1, 2))
+        return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        (gradient,) = gradients
+        x, weight = ctx.saved_tensors
+        of_x = torch.bmm(gradient, weight) if ctx.needs_input_grad[0] else None
+        of_weight = torch.bmm(gradient.transpose(1, 2), x)
+        return of_x, of_weight, gradient.sum(1) if ctx.has_bias else None
+
+
+class StackedPReLU(nn.Module):
+    """`students.blocks.PReLU` of N members.
+
+    Args:
+        slope: [N, W].
+    """
+
+    def __init__(self, slope: Tensor):
+        super().__init__()
+        self.slope = nn.Parameter(slope)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = by_member(x, len(self.slope))
+        return torch.addcmul(rows, rows.clamp_max(0), self.slope.unsqueeze(1) - 1).view(x.shape)
+
+
+class StackedActivationUnit(nn.Module):
+    """`students.blocks.ActivationUnit` of N members, folded in the same way.
+
+    Args:
+        unit: gives the form.
+        tensors: its stacked parameters by name.
+    """
+
+    def __init__(self, unit: ActivationUnit, tensors: Tensors, prefix: str):
+        super().__init__()
+        self.first = StackedLinear(tensors[f"{prefix}first.weight"], tensors[f"{prefix}first.bias"])
+        self.between = stack(unit.between, tensors, f"{prefix}between.")
+        self.activation = stack(unit.activation, tensors, f"{prefix}activation.")
+        self.last = StackedLinear(tensors[f"{prefix}last.weight"], tensors[f"{prefix}last.bias"])
+
+    def forward(self, events: Tensor, target: Tensor, segments: Segments) -> Tensor:
+        """Weights [N * T] of events [N * T, D] beside targets [N * B, D]."""
+        first, activation, last = self.first, self.activation, self.last
+        assert isinstance(activation, StackedPReLU)
+        members = len(first.weight)
+        of_event, of_target, of_difference, of_product = first.weight.chunk(4, dim=2)
+        once = _affine(by_member(target, members), of_target - of_difference, first.bias)
+        x = by_member(spread(once.flatten(0, 1), segments), members)
+        products = by_member(events * spread(target, segments), members)
+        x = torch.baddbmm(x, by_member(events, members), (of_event + of_difference).transpose(1, 2))
+        x = torch.baddbmm(x, products, of_product.transpose(1, 2))
+        x = by_member(self.between(x.flatten(0, 1)), members)
+        slope = activation.slope.unsqueeze(1)
+        falling = _affine(x, last.weight * slope, last.bias)
+        return (falling + _affine(x.relu(), last.weight * (1 - slope), None)).flatten()
+
+
+class StackedEventContext(nn.Module):
+    """`students.din.EventContext` of N members.
+
+    Args:
+        context: gives the form.
+        vectors: [N, S + 2 * K, D].
+    """
+
+    def __init__(self, context: EventContext, vectors: Tensor):
+        super().__init__()
+        self.domains = context.domains
+        self.vectors = nn.Parameter(vectors)
+
+    def forward(self, history: Events, events: Tensor) -> Tensor:
+        assert isinstance(history, FoldedEvents)
+        members = len(self.vectors)
+        flags = history.once.flags(self.domains, events.dtype).expand(members, -1, -1)
+        return torch.baddbmm(by_member(events, members), flags, self.vectors).view(events.shape)
+
+
+@dataclass(frozen=True)
+class FoldedEvents(Events):
+    """The same events for each of N members, one member after the other.
+
+    Attributes:
+        once: the events of one member.
+    """
+
+    once: Events
+
+    @classmethod
+    def of(cls, events: Events, members: int) -> FoldedEvents:
+        """Fold a batch's events.
+
+        Args:
+            events: of B examples.
+            members: N.
+        """
+        starts = events.item.numel() * torch.arange(members, device=events.offsets.device)
+        offsets = (events.offsets[:-1] + starts.unsqueeze(1)).flatten()
+        offsets = torch.cat([offsets, offsets.new_tensor([events.item.numel() * members])])
+        return cls(
+            offsets=offsets,
+            item=events.item.repeat(members),
+            time=events.time.repeat(members),
+            domain=events.domain.repeat(members),
+            labels=events.labels.repeat(members, 1),
+            once=events,
+        )
+
+
+def by_member(x: Tensor, members: int) -> Tensor:
+    """Folded rows [N * R, ..., W] as [N, R * ..., W]."""
+    return x.reshape(members, math.prod(x.shape[:-1]) // members, x.size(-1))
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    product = torch.bmm(x, weight.transpose(1, 2))
+    return product if bias is None else product + bias.unsqueeze(1)
+
+
+STACKED: dict[type[nn.Module], Callable[[Any, Tensors, str], nn.Module]] = {
+    nn.Linear: lambda layer, tensors, at: StackedLinear(tensors[f"{at}weight"], tensors.get(f"{at}bias")),
+    PReLU: lambda layer, tensors, at: StackedPReLU(tensors[f"{at}slope"]),
+    ActivationUnit: lambda layer, tensors, at: StackedActivationUnit(layer, tensors, at),
+    EventContext: lambda layer, tensors, at: StackedEventContext(layer, tensors[f"{at}vectors"]),
+}
+"""Layer to what makes its stacked form of (the layer, all stacked parameters by name, the start of its own names)."""
+
+
+def stack(module: nn.Module, tensors: Tensors, prefix: str = "") -> nn.Module:
+    """Put stacked layers in the place of one member's, under the same names; the module itself is changed.
+
+    Args:
+        module: of one member.
+        tensors: name of each of its parameters to those of all members, [N, ...].
+        prefix: start of its parameters' names.
+
+    Returns:
+        The stacked layer, or the module with such layers in it.
+
+    Raises:
+        UserError: a layer that has no stacked form, or draws random numbers in training.
+    """
+    if type(module) in STACKED:
+        return STACKED[type(module)](module, tensors, prefix)
+    state = [*module.named_parameters(recurse=False), *_persistent_buffers(module)]
+    if state or isinstance(module, _DropoutNd) and module.p:
+        raise UserError(
+            f"bank: layer '{prefix.removesuffix('.')}' ({type(module).__name__}) has no stacked form, allowed: "
+            f"{', '.join(kind.__name__ for kind in STACKED)}, and layers without parameters, state and random numbers. "
+            "Train these students one by one"
+        )
+    for name, child in module.named_children():
+        setattr(module, name, stack(child, tensors, f"{prefix}{name}."))
+    return module
+
+
+def _persistent_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """What a layer keeps from step to step, such as running means; constants are not saved."""
+    constants = module._non_persistent_buffers_set
+    return [(name, buffer) for name, buffer in module.named_buffers(recurse=False) if name not in constants]

@@ -1,0 +1,173 @@
+"""Members of a bank, a few days of real rows, and the same students trained one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from adapters import auxiliary_head
+from adapters.config import AuxiliaryHeadConfig
+from distill import single
+from distill.batch import Batch, TeacherSignal
+from distill.channel_config import SingleConfig
+from distill.config import OptimizerConfig
+from distill.dataset import DataSet
+from distill.module import DistillModule
+from distill.protocols import Channel
+from distill.sampling import mixed
+from distill.schedule import DayPlan
+from distill.sources.writer import PreparedWriter
+from distill.stream import DayStream
+from distill.training import DayCallback, DayData, fit
+from kernels.embedding.wide_reference import ReferenceTables
+from students.bank import Bank, BankModule, Member
+from tests.distill.prepared_data import DENSE, day_table, small_schema
+from tests.distill.tiny_training import Memory, Silence
+from tests.students.models import KINDS
+
+DAYS, ROWS, BATCH = 3, 60, 8
+FEATURES = ("user_id", "item_id", "tags")
+
+
+def write_days(folder: Path) -> DataSet:
+    """Three days of 60 rows with a history store; every value is a simple rule of the row."""
+    with PreparedWriter(folder, small_schema(DAYS), source="test", fingerprint="f" * 64) as writer:
+        for day in range(1, DAYS + 1):
+            writer.write_day(day, day_table(day, ROWS))
+    return DataSet.open(folder)
+
+
+@dataclass(frozen=True)
+class One:
+    """What sets a member apart.
+
+    Attributes:
+        seed: of student and channels.
+        channels: channel to its settings.
+        optimizer: settings that differ from the tests' usual ones.
+    """
+
+    seed: int = 0
+    channels: dict[str, dict[str, Any]] = field(default_factory=dict)
+    optimizer: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> OptimizerConfig:
+        return OptimizerConfig(
+            **({"batch_size": BATCH, "learning_rate": 0.01, "table_learning_rate": 0.1} | self.optimizer)  # type: ignore[arg-type]
+        )
+
+
+BUILD_CHANNEL: dict[str, tuple[Any, Any]] = {
+    "single": (single.build, SingleConfig),
+    "ah": (auxiliary_head.build, AuxiliaryHeadConfig),
+}
+
+
+def make(kind: str, data: DataSet, one: One, double: bool, **options: Any) -> Member:
+    """A member as the pipeline builds a student; in double precision its tables are the reference's."""
+    build, config = KINDS[kind]
+    model = build(
+        config(**({"dim": 4, "mlp": [6, 5]} | options)),
+        schema=data.schema,
+        tasks=data.schema.task_names,
+        features=FEATURES,
+        dense_features=DENSE,
+        seed=one.seed,
+        table_learning_rate=one.settings.table_learning_rate,
+    )
+    channels: dict[str, Channel] = {}
+    for name, settings in one.channels.items():
+        build_channel, config = BUILD_CHANNEL[name]
+        channels[name] = build_channel(config(**settings), schema=data.schema, seed=one.seed)
+    rates = {task: torch.tensor([0.3, 0.2], dtype=torch.float64) for task in data.schema.task_names}
+    for channel in channels.values():
+        channel.attach(model)
+    for part in (model, *channels.values()):
+        part.set_base_rates(rates)
+    if double:
+        in_double(model, one, channels)
+    return Member(model, channels, one.settings)
+
+
+def in_double(model: Any, one: One, channels: dict[str, Channel]) -> None:
+    sizes = {name: model.schema.sparse[name].size for name in FEATURES}
+    item = model.schema.item_feature if model.history_length else None
+    model.tables = ReferenceTables(sizes, model.tables.dim, one.seed, one.settings.table_learning_rate, item)
+    for part in (model, *channels.values()):
+        part.double()
+
+
+class Days(IterableDataset):
+    """A day's batches with a teacher's signal made of the example's id, in the precision asked for."""
+
+    def __init__(self, stream: DayStream, double: bool):
+        super().__init__()
+        self.stream, self.double = stream, double
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.stream:
+            kind = torch.float64 if self.double else torch.float32
+            yield replace(batch, dense=batch.dense.to(kind), teacher=signal(batch, kind))
+
+
+def signal(batch: Batch, kind: torch.dtype) -> TeacherSignal:
+    """Logits between -2 and 2 by the id's hash, on three rows of four."""
+    bits = torch.from_numpy(mixed(batch.example_id.numpy()).astype("int64"))
+    logits = torch.stack([(bits >> place) % 401 for place in (3, 23)], dim=1).to(kind) / 100 - 2
+    mask = (bits >> 45) % 4 > 0
+    return TeacherSignal(logits * mask[:, None], mask, mask.float())
+
+
+def days_of(data: DataSet, history_length: int, double: bool) -> Callable[[int, bool], IterableDataset]:
+    """What `DayData` asks for."""
+    return lambda day, training: Days(
+        DayStream(data, day, BATCH, FEATURES, DENSE, history_length=history_length), double
+    )
+
+
+PLAN = DayPlan((1, 2), {1: (2,), 2: (3,)})
+
+
+class Uncounted(DayCallback):
+    """Counts no FLOPs: that is a step aside, which the reference's tables do not know to be aside."""
+
+    def on_train_batch_start(self, *arguments: Any) -> None:
+        self._flops_per_example = 1.0
+
+
+def callback(double: bool) -> DayCallback:
+    """Of a training that shows nothing."""
+    return (Uncounted if double else DayCallback)(PLAN, Silence(), {}, "bank")
+
+
+def fit_alone(member: Member, data: DataSet, double: bool) -> Memory:
+    """One student through the real trainer."""
+    memory = Memory()
+    module = DistillModule(member.model, member.channels, member.optimizer, memory)
+    fit(module, DayData(days_of(data, member.model.history_length, double), PLAN), callback(double))
+    return memory
+
+
+def fit_bank(makes: Sequence[Callable[[], Member]], data: DataSet, double: bool) -> tuple[Bank, list[Memory]]:
+    """All of them through the same trainer, as one bank."""
+    bank = Bank(makes)
+    memories = [Memory() for _ in makes]
+    module = BankModule([bank], [memories])
+    fit(module, DayData(days_of(data, bank.history_length, double), PLAN), callback(double))
+    return bank, memories
+
+
+def state_of(member: Member) -> dict[str, Tensor]:
+    """A student's parameters, tables and moments."""
+    state = {name: parameter.detach() for name, parameter in member.model.named_parameters()}
+    return state | {f"tables.{name}": tensor for name, tensor in member.model.tables.export().items()}

@@ -1,0 +1,143 @@
+"""A member that is no longer finite is frozen and reported; the others do not notice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from distill.batch import Batch
+from distill.dataset import DataSet
+from distill.errors import NonFiniteError
+from students.bank import Bank, Member
+from tests.students.bank_training import One, days_of, make, write_days
+
+MEMBERS = [One(0), One(1, {"ah": {"weight": 0.5}}), One(2, {}, {"clip_norm": 0.1}), One(3)]
+Spoil = Callable[[Bank], None]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    return write_days(tmp_path_factory.mktemp("data") / "small")
+
+
+def bank_of(data: DataSet, members: list[One] = MEMBERS) -> Bank:
+    makes: list[Callable[[], Member]] = [
+        partial(make, "deepfm", data, one, False, history_length=4) for one in members
+    ]
+    return Bank(makes)
+
+
+def batches(data: DataSet) -> list[Batch]:
+    return list(days_of(data, 4, False)(1, True))
+
+
+def everything(bank: Bank) -> dict[str, Tensor]:
+    """All that the bank holds, optimiser included, by member in the first dimension."""
+    state = {name: parameter.detach().clone() for name, parameter in bank.named_parameters()}
+    for place, stack in enumerate(stack for part in bank.adam.parts for stack in part):
+        state |= {f"moments.{place}.{order}": moment.clone() for order, moment in enumerate(stack.moments)}
+    tables = [bank.tables.export(member) for member in range(bank.size)]
+    return state | {name: torch.stack([of_member[name] for of_member in tables]) for name in tables[0]}
+
+
+def run(data: DataSet, spoil: Spoil) -> tuple[Bank, dict[str, Tensor], dict[str, Tensor]]:
+    """Five steps, one member spoiled before the fourth; what the bank held before that and at the end."""
+    bank = bank_of(data)
+    for index, batch in enumerate(batches(data)[:5]):
+        if index == 3:
+            before = everything(bank)
+            spoil(bank)
+        bank.step(batch, index)
+    return bank, before, everything(bank)
+
+
+def loss_is_nan(bank: Bank) -> None:
+    with torch.no_grad():
+        bank.trunk.heads.bias[1, 0] = torch.nan
+
+
+def loss_is_infinite(bank: Bank) -> None:
+    with torch.no_grad():
+        bank.trunk.heads.bias[1, 0] = torch.inf
+
+
+def embeddings_gradient_is_nan(bank: Bank) -> None:
+    def spoil(gradient: Tensor) -> Tensor:
+        spoiled = gradient.clone()
+        spoiled[1, 2, 0, 1] = torch.nan
+        return spoiled
+
+    look_up = bank.tables.pooled
+
+    def once(*arguments: Any) -> Tensor:
+        rows = look_up(*arguments)
+        rows.register_hook(spoil)
+        del bank.tables.pooled
+        return rows
+
+    bank.tables.pooled = once  # type: ignore[method-assign, assignment]
+
+
+SPOILS = [
+    (loss_is_nan, r"loss is nan on day 1, batch 3 \(examples 100024 and following\)"),
+    (loss_is_infinite, r"loss is (nan|inf) on day 1, batch 3"),
+    (embeddings_gradient_is_nan, r"embedding gradient is NaN or infinite on day 1, batch 3"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), SPOILS)
+def test_the_others_stay_bit_identical_and_the_member_as_it_was(
+    data: DataSet, spoil: Spoil, message: str
+) -> None:
+    bank, before, after = run(data, spoil)
+    _, _, healthy = run(data, lambda bank: None)
+    assert list(bank.frozen) == [1] and bank.alive == [0, 2, 3]
+    with pytest.raises(NonFiniteError, match=message):
+        raise NonFiniteError(bank.frozen[1])
+    for name, tensor in after.items():
+        assert torch.equal(tensor[[0, 2, 3]], healthy[name][[0, 2, 3]]), name
+        if name != "trunk.heads.bias":  # there it was spoiled by hand
+            assert torch.equal(tensor[1], before[name][1]), name
+
+
+def test_a_member_with_an_infinite_norm_keeps_its_dense_parameters(data: DataSet) -> None:
+    def spoil(bank: Bank) -> None:
+        def infinite(gradient: Tensor) -> Tensor:
+            spoiled = gradient.clone()
+            spoiled[2, 0] = torch.inf
+            return spoiled
+
+        bank.trunk.heads.bias.register_hook(infinite)
+
+    bank, before, after = run(data, spoil)
+    _, _, healthy = run(data, lambda bank: None)
+    assert (
+        list(bank.frozen) == [2] and "norm of the dense gradient is inf on day 1, batch 3" in bank.frozen[2]
+    )
+    for name, tensor in before.items():
+        if not name.endswith((".weight", ".momentum")) or name.startswith("trunk"):
+            assert torch.equal(after[name][2], tensor[2]), name
+        assert torch.equal(after[name][[0, 1, 3]], healthy[name][[0, 1, 3]]), name
+
+
+def test_a_frozen_member_has_no_part_in_the_means(data: DataSet) -> None:
+    bank, _, _ = run(data, loss_is_nan)
+    means = bank.take_means()["loss_labels"]
+    assert means.isfinite().all() and bank.take_means() == {}
+
+
+def test_the_last_member_to_fall_stops_the_training(data: DataSet) -> None:
+    bank, batch = bank_of(data, MEMBERS[:2]), batches(data)[0]
+    loss_is_nan(bank)
+    bank.step(batch)
+    with torch.no_grad():
+        bank.trunk.heads.bias[0, 0] = torch.nan
+    with pytest.raises(
+        NonFiniteError, match=r"no member of the bank is left.*member 0: loss is nan.*member 1: loss"
+    ):
+        bank.step(batch)

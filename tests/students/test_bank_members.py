@@ -1,0 +1,158 @@
+"""What a bank takes in and gives back: members of one shape, plain students."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from distill.batch import Batch
+from distill.dataset import DataSet
+from distill.errors import UserError
+from distill.protocols import Output
+from students.bank import Bank, Member
+from students.deepfm import DeepFM
+from tests.distill.tiny_training import Own, Tiny
+from tests.students.bank_training import One, days_of, make, write_days
+from tests.students.models import KINDS
+
+MEMBERS = [One(0), One(1, {"ah": {}}), One(2, {"ah": {"weight": 2.0}})]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    return write_days(tmp_path_factory.mktemp("data") / "small")
+
+
+def makes_of(
+    data: DataSet, kind: str = "deepfm", members: list[One] = MEMBERS, **options: Any
+) -> list[Callable[[], Member]]:
+    return [partial(make, kind, data, one, False, **options) for one in members]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_member_exports_as_a_plain_student_of_the_same_scores(data: DataSet, kind: str) -> None:
+    makes = makes_of(data, kind, history_length=4)
+    bank, batches = Bank(makes), list(days_of(data, 4, False)(1, True))
+    for batch in batches:
+        bank.step(batch)
+    for place, made in enumerate(makes):
+        plain = made().model
+        untrained = plain(batches[0]).logits
+        plain.load_state_dict(bank.export(place))
+        torch.testing.assert_close(plain(batches[0]).logits, bank.predict(batches[0])[place])
+        assert not torch.allclose(plain(batches[0]).logits, untrained, atol=1e-3)
+
+
+def test_what_only_training_needs_is_not_exported(data: DataSet) -> None:
+    makes = makes_of(data)
+    assert Bank(makes).export(1).keys() == makes[1]().model.state_dict().keys()
+
+
+def test_predicting_changes_nothing(data: DataSet) -> None:
+    bank, batch = Bank(makes_of(data)), next(iter(days_of(data, 0, False)(1, True)))
+    before = bank.export(0)
+    first = bank.predict(batch)
+    assert torch.equal(first, bank.predict(batch)) and not first.requires_grad
+    assert all(torch.equal(tensor, before[name]) for name, tensor in bank.export(0).items())
+
+
+def test_means_are_each_members_own(data: DataSet) -> None:
+    bank = Bank(makes_of(data))
+    for batch in days_of(data, 0, False)(1, True):
+        bank.step(batch)
+    means = bank.take_means()
+    assert set(means) == {"loss_labels", "ah/loss", "ah/clipped"}
+    assert all(len(set(means[name].tolist())) == 3 for name in ("loss_labels", "ah/loss"))
+
+
+class Batchwise(DeepFM):
+    """Its logits depend on the other rows of the batch."""
+
+    def forward(self, batch: Batch) -> Output:
+        output = super().forward(batch)
+        return Output(output.logits + output.taps["penultimate"].sum(), output.taps)
+
+
+def test_an_architecture_whose_rows_know_each_other_is_refused(data: DataSet) -> None:
+    def made(one: One) -> Member:
+        member = make("deepfm", data, one, False)
+        member.model.__class__ = Batchwise
+        return member
+
+    bank = Bank([partial(made, one) for one in MEMBERS])
+    with pytest.raises(
+        UserError, match="Batchwise says something else of a batch that stands beside another one"
+    ):
+        bank.step(next(iter(days_of(data, 0, False)(1, True))))
+
+
+@pytest.mark.parametrize("layer", [nn.LayerNorm(3), nn.BatchNorm1d(3, affine=False), nn.Dropout(0.1)])
+def test_a_layer_without_a_stacked_form_is_named(data: DataSet, layer: nn.Module) -> None:
+    def made(one: One) -> Member:
+        member = make("deepfm", data, one, False)
+        member.model.norm = layer
+        return member
+
+    with pytest.raises(UserError, match=rf"layer 'norm' \({type(layer).__name__}\) has no stacked form"):
+        Bank([partial(made, one) for one in MEMBERS])
+
+
+def test_dice_is_refused(data: DataSet) -> None:
+    with pytest.raises(UserError, match=r"\(Dice\) has no stacked form"):
+        Bank(makes_of(data, "din", history_length=4, activation="dice"))
+
+
+def test_no_member_is_refused() -> None:
+    with pytest.raises(UserError, match="bank: got no member"):
+        Bank([])
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (("dlrm", One(1), {}), "member 1: architecture: got DLRM, allowed: DeepFM"),
+        (("deepfm", One(1), {"mlp": [6, 4]}), "member 1: parameters: got"),
+        (("deepfm", One(1), {"history_length": 4}), "member 1: .*history"),
+        (("deepfm", One(1, {}, {"batch_size": 4}), {}), "member 1: batch_size: got 4, allowed: 8"),
+    ],
+)
+def test_members_of_another_shape_are_refused(data: DataSet, other: Any, message: str) -> None:
+    kind, one, options = other
+    with pytest.raises(UserError, match=message):
+        Bank([partial(make, "deepfm", data, One(0), False), partial(make, kind, data, one, False, **options)])
+
+
+def test_pooling_is_part_of_the_shape(data: DataSet) -> None:
+    makes = [
+        *makes_of(data, history_length=4)[:1],
+        *makes_of(data, history_length=4, history_pooling="sum")[:1],
+    ]
+    with pytest.raises(UserError, match="member 1: history_pooling: got sum, allowed: mean"):
+        Bank(makes)
+
+
+def test_channels_may_differ_in_their_weight_alone(data: DataSet) -> None:
+    members = [One(0, {"ah": {"beta": 0.5}}), One(1), One(2, {"ah": {"beta": 0.25}})]
+    with pytest.raises(
+        UserError, match="channel 'ah' of member 2: got .*'beta': 0.25.*; the weight alone may differ"
+    ):
+        Bank(makes_of(data, members=members))
+
+
+def test_other_channels_are_refused(data: DataSet) -> None:
+    def made() -> Member:
+        member = make("deepfm", data, One(0), False)
+        return Member(member.model, {"own": Own()}, member.optimizer)
+
+    with pytest.raises(UserError, match="member 0: got channel 'own', allowed in a bank: single, ah"):
+        Bank([made])
+
+
+def test_other_architectures_are_refused(data: DataSet) -> None:
+    with pytest.raises(UserError, match="member 0: got Tiny, allowed: architectures that start at"):
+        Bank([lambda: Member(Tiny(data.schema), {}, One(0).settings)])
