@@ -79,7 +79,7 @@ def forward(
     for group in groups(q_offsets, k_offsets, causal, window):
         queries, keys, values = _side(group.queries, q) * scale, _side(group.keys, k), _side(group.keys, v)
         part = torch.empty_like(queries)
-        for run in _runs(group, q.shape[1], causal, window):
+        for run in runs(group, q.shape[1], causal, window):
             scores = torch.bmm(queries[run.blocks, run.queries], keys[run.blocks, run.keys].mT)
             weights = _hide(VALUES[activation](scores), run)
             part[run.blocks, run.queries] = torch.bmm(weights, values[run.blocks, run.keys])
@@ -111,7 +111,7 @@ def backward(
             _side(group.keys, k),
             _side(group.keys, v),
         )
-        parts = _group_backward(*sides, list(_runs(group, q.shape[1], causal, window)), activation, scale)
+        parts = _group_backward(*sides, list(runs(group, q.shape[1], causal, window)), activation, scale)
         part_dq, part_dk, part_dv = (x.unflatten(0, (-1, q.shape[1])) for x in parts)
         group.queries.put(dq, part_dq)
         write = group.keys.add if window else group.keys.put
@@ -121,14 +121,14 @@ def backward(
 
 
 def _group_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, runs: list[Run], activation: str, scale: float
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, steps: list[Run], activation: str, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients [n * H, ...] of one group's q, k and v; those of keys are summed over runs in float32 or better."""
     q = q * scale
     dq = torch.empty_like(q)
     exact = torch.promote_types(k.dtype, torch.float32)
     dk, dv = torch.zeros_like(k, dtype=exact), torch.zeros_like(v, dtype=exact)
-    for run in runs:
+    for run in steps:
         at_queries, at_keys = (run.blocks, run.queries), (run.blocks, run.keys)
         scores = torch.bmm(q[at_queries], k[at_keys].mT)
         weights = _hide(VALUES[activation](scores), run)
@@ -139,7 +139,7 @@ def _group_backward(
     return dq.mul_(scale), dk.to(k.dtype), dv.to(v.dtype)
 
 
-def _runs(group: Group, heads: int, causal: bool, window: int) -> Iterator[Run]:
+def runs(group: Group, heads: int, causal: bool, window: int) -> Iterator[Run]:
     """All queries of a group, so many together that their scores stay bounded."""
     queries, keys, blocks = group.queries.length, group.keys.length, group.queries.blocks * heads
     step = max(1, min(queries, SCORES_TOGETHER // keys))

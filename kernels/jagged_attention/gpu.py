@@ -102,7 +102,7 @@ def backward(
 def forward_blocks(width: int, dtype: torch.dtype, length: int) -> Blocks:
     """For heads of `width` floats and rows of `length` queries in the mean."""
     if dtype == torch.float32:
-        return Blocks(_fit(length, 32), 32, 4, 2)
+        return Blocks(_exact_tile(width), _exact_tile(width), 4, 2)
     if width > 128:
         return Blocks(_fit(length, 64), 32, 8, 2)
     tile = _fit(length, 128)
@@ -112,7 +112,7 @@ def forward_blocks(width: int, dtype: torch.dtype, length: int) -> Blocks:
 def backward_queries_blocks(width: int, dtype: torch.dtype, length: int) -> Blocks:
     """For heads of `width` floats and rows of `length` queries in the mean."""
     if dtype == torch.float32:
-        return Blocks(_fit(length, 32), 32, 4, 2)
+        return Blocks(_exact_tile(width), _exact_tile(width), 4, 2)
     if width > 128:
         return Blocks(_fit(length, 32), 32, 8, 2)
     return Blocks(_fit(length, 64), 64 if width <= 32 else 32, 4, 2)
@@ -121,7 +121,7 @@ def backward_queries_blocks(width: int, dtype: torch.dtype, length: int) -> Bloc
 def backward_keys_blocks(width: int, dtype: torch.dtype, length: int) -> Blocks:
     """For heads of `width` floats and rows of `length` keys in the mean."""
     if dtype == torch.float32:
-        return Blocks(32, _fit(length, 32), 4, 2)
+        return Blocks(_exact_tile(width), _exact_tile(width), 4, 2)
     if width > 128:
         return Blocks(32, _fit(length, 32), 8, 2)
     return Blocks(32, _fit(length, 64), 4 if width <= 64 else 8, 2)
@@ -130,6 +130,11 @@ def backward_keys_blocks(width: int, dtype: torch.dtype, length: int) -> Blocks:
 def _fit(length: int, most: int) -> int:
     """Tile for rows of a length: half of a tile of 128 would stay empty where rows have 50 tokens."""
     return min(max(16, triton.next_power_of_2(length)), most)
+
+
+def _exact_tile(width: int) -> int:
+    """Tile of float32, whose exact products are multiplied out by every thread instead of by the tensor cores."""
+    return 32 if width <= 32 else 16
 
 
 def _readable(x: Tensor) -> Tensor:
