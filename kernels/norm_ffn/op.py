@@ -5,6 +5,7 @@ Shape letters: T rows, D width, F hidden units.
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -13,7 +14,12 @@ from torch import Tensor
 from kernels.norm_ffn import cpu
 
 ACTIVATIONS = ("gelu", "relu", "silu")
-DTYPES = (torch.float32, torch.float64)
+DTYPES = {
+    "cpu": (torch.float32, torch.float64),
+    "cuda": (torch.float32, torch.float16, torch.bfloat16),
+}
+GPU_WIDTH = 128
+"""Widest rows of the GPU kernels, which keep whole rows in registers."""
 _NAMES = ("x", "norm_weight", "norm_bias", "w1", "b1", "w2", "b2")
 
 
@@ -36,8 +42,8 @@ def norm_ffn(
     autocast's dtype, all else and the result in float32, as if each part were autocast by itself.
 
     Args:
-        x: float32 or float64 [T, D].
-        norm_weight, norm_bias: [D], dtype of x as all that follow, of the layer norm.
+        x: [T, D], D at most 128 on a GPU; float32 or float64, on a GPU float32, float16 or bfloat16.
+        norm_weight, norm_bias: [D], dtype and device of x as all that follow, of the layer norm.
         w1, b1: [F, D] and [F]; gated [2 F, D] and [2 F], the gate's first.
         w2, b2: [D, F] and [D].
         activation: `gelu` (the exact one), `relu` or `silu`.
@@ -65,10 +71,13 @@ def norm_ffn(
 
 def _check_shapes(tensors: tuple[Tensor, ...], gated: bool) -> None:
     x, _, _, _, _, w2, _ = tensors
-    if x.dim() != 2 or w2.dim() != 2 or not x.shape[1]:
+    if x.dim() != 2 or w2.dim() != 2 or not x.shape[1] or not w2.shape[1]:
         raise ValueError(
-            f"x, w2: got shapes {tuple(x.shape)}, {tuple(w2.shape)}, allowed: [T, D], [D, F] of a D of at least 1"
+            f"x, w2: got shapes {tuple(x.shape)}, {tuple(w2.shape)}, "
+            "allowed: [T, D], [D, F] with D and F of at least 1"
         )
+    if x.device.type == "cuda" and x.shape[1] > GPU_WIDTH:
+        raise ValueError(f"x: got width {x.shape[1]}, allowed on a GPU: at most {GPU_WIDTH}")
     width, units = x.shape[1], w2.shape[1]
     first = 2 * units if gated else units
     allowed = [(width,), (width,), (first, width), (first,), (width, units), (width,)]
@@ -83,16 +92,17 @@ def _check_shapes(tensors: tuple[Tensor, ...], gated: bool) -> None:
 def _check_dtypes(tensors: tuple[Tensor, ...]) -> torch.dtype:
     """The one dtype in which the operator gets its tensors."""
     names, device = ", ".join(_NAMES), tensors[0].device
-    if device.type != "cpu":
-        raise ValueError(f"x: got device '{device}', allowed: 'cpu' (this operator has no GPU kernel yet)")
+    if device.type not in DTYPES:
+        raise ValueError(f"x: got device '{device}', allowed: {', '.join(DTYPES)}")
     if any(tensor.device != device for tensor in tensors):
         raise ValueError(
             f"{names}: got devices {', '.join(sorted({str(t.device) for t in tensors}))}, allowed: one for all"
         )
-    dtypes = {_dtype(tensor) for tensor in tensors}
-    if len(dtypes) != 1 or not dtypes <= set(DTYPES):
+    dtypes, allowed = {_dtype(tensor) for tensor in tensors}, DTYPES[device.type]
+    if len(dtypes) != 1 or not dtypes <= set(allowed):
         raise ValueError(
-            f"{names}: got {', '.join(sorted(map(str, dtypes)))}, allowed: one of float32, float64 for all"
+            f"{names}: got {', '.join(sorted(map(str, dtypes)))}, "
+            f"allowed: one of {', '.join(str(d).removeprefix('torch.') for d in allowed)} for all"
         )
     return dtypes.pop()
 
@@ -113,7 +123,16 @@ def _products(x: Tensor, dtype: torch.dtype) -> torch.dtype:
     )
 
 
-@torch.library.custom_op("gem_distill::norm_ffn", mutates_args=(), device_types="cpu")
+def _path(x: Tensor) -> ModuleType:
+    """The implementation for a tensor's device; that of a GPU needs triton, which a CPU does without."""
+    if x.device.type == "cuda":
+        from kernels.norm_ffn import gpu
+
+        return gpu
+    return cpu
+
+
+@torch.library.custom_op("gem_distill::norm_ffn", mutates_args=(), device_types=tuple(DTYPES))
 def ffn(
     x: Tensor,
     norm_weight: Tensor,
@@ -127,7 +146,7 @@ def ffn(
     eps: float,
     products: torch.dtype,
 ) -> Tensor:
-    return cpu.forward(x, norm_weight, norm_bias, w1, b1, w2, b2, activation, gated, eps, products)
+    return _path(x).forward(x, norm_weight, norm_bias, w1, b1, w2, b2, activation, gated, eps, products)
 
 
 @ffn.register_fake
@@ -135,7 +154,7 @@ def _(x: Tensor, *others: Any) -> Tensor:
     return x.new_empty(x.shape)
 
 
-@torch.library.custom_op("gem_distill::norm_ffn_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("gem_distill::norm_ffn_backward", mutates_args=(), device_types=tuple(DTYPES))
 def ffn_backward(
     grad: Tensor,
     x: Tensor,
@@ -149,7 +168,7 @@ def ffn_backward(
     eps: float,
     products: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return cpu.backward(grad, x, norm_weight, norm_bias, w1, b1, w2, activation, gated, eps, products)
+    return _path(x).backward(grad, x, norm_weight, norm_bias, w1, b1, w2, activation, gated, eps, products)
 
 
 @ffn_backward.register_fake
@@ -179,5 +198,6 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 ffn.register_autograd(_backward, setup_context=_save)
 # What is narrow comes in as float32; which products are narrow is an argument.
-ffn.register_autocast("cpu", torch.float32)
-ffn_backward.register_autocast("cpu", torch.float32)
+for _device in DTYPES:
+    ffn.register_autocast(_device, torch.float32)
+    ffn_backward.register_autocast(_device, torch.float32)

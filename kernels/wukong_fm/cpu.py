@@ -9,31 +9,62 @@ import torch
 from torch import Tensor
 
 
-def forward(x: Tensor, y: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor]:
-    """P = X Z with Z = X^T Y, and W X (empty without w)."""
+def forward(
+    x: Tensor, y: Tensor, w: Tensor | None, norm_weight: Tensor | None, norm_bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """P = X Z with Z = X^T Y, normed or not, and W X (empty without w)."""
     z = torch.bmm(x.transpose(1, 2), _each(y, x))
-    return torch.bmm(x, z), x.new_empty(0) if w is None else torch.bmm(_each(w, x), x)
+    p = torch.bmm(x, z)
+    if norm_weight is not None:
+        flat = p.flatten(1)
+        p = torch.native_layer_norm(flat, flat.shape[1:], norm_weight, norm_bias, eps)[0].view_as(p)
+    return p, x.new_empty(0) if w is None else torch.bmm(_each(w, x), x)
 
 
 def backward(
-    grad_p: Tensor, grad_l: Tensor, x: Tensor, y: Tensor, w: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """dZ = X^T dP, dX = dP Z^T + Y dZ^T + W^T dL, dY = X dZ, dW = sum of dL X^T; Z is computed again.
+    grad_p: Tensor,
+    grad_l: Tensor,
+    x: Tensor,
+    y: Tensor,
+    w: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """dZ = X^T dP, dX = dP Z^T + Y dZ^T + W^T dL, dY = X dZ, dW = sum of dL X^T; Z, and P for a norm, anew.
 
-    dY is summed over the examples when one Y serves them all.
+    dY is summed over the examples when one Y serves them all. Last come the gradients of the norm's weight and bias;
+    empty is the gradient of what is None.
     """
     # Products with an expanded gradient, such as a sum's, are many times slower.
     grad_p, grad_l = grad_p.contiguous(), grad_l.contiguous()
     x_t = x.transpose(1, 2)
     z = torch.bmm(x_t, _each(y, x))
+    dw, d_norm_weight, d_norm_bias = (x.new_empty(0) for _ in range(3))
+    if norm_weight is not None:
+        grad_p, d_norm_weight, d_norm_bias = _norm_backward(
+            grad_p, torch.bmm(x, z), norm_weight, norm_bias, eps
+        )
     dz = torch.bmm(x_t, grad_p)
     dx = torch.bmm(grad_p, z.transpose(1, 2)).baddbmm_(_each(y, x), dz.transpose(1, 2))
     dy = torch.bmm(x, dz)
     dy = dy.sum(0) if y.dim() == 2 else dy
-    if w is None:
-        return dx, dy, x.new_empty(0)
-    dx.baddbmm_(_each(w.t(), x), grad_l)
-    return dx, dy, torch.bmm(grad_l, x_t).sum(0)
+    if w is not None:
+        dx.baddbmm_(_each(w.t(), x), grad_l)
+        dw = torch.bmm(grad_l, x_t).sum(0)
+    return dx, dy, dw, d_norm_weight, d_norm_bias
+
+
+def _norm_backward(
+    grad: Tensor, p: Tensor, weight: Tensor, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of P [B, N, K], of the norm's weight and of its bias."""
+    flat = p.flatten(1)
+    _, mean, rstd = torch.native_layer_norm(flat, flat.shape[1:], None, None, eps)
+    dp, d_weight, d_bias = torch.ops.aten.native_layer_norm_backward(
+        grad.flatten(1), flat, flat.shape[1:], mean, rstd, weight, bias, [True, True, True]
+    )
+    return dp.view_as(p), d_weight, d_bias
 
 
 def _each(matrix: Tensor, x: Tensor) -> Tensor:

@@ -15,14 +15,14 @@ from kernels.wukong_fm import op  # noqa: F401  defines the operators
 
 
 @register_flop_formula(torch.ops.gem_distill.wukong_fm_lcb, get_raw=True)
-def forward_flops(x: Tensor, y: Tensor, w: Tensor | None, out_val: Any = None) -> int:
+def forward_flops(x: Tensor, y: Tensor, w: Tensor | None, *norm: Any, out_val: Any = None) -> int:
     """Z = XᵀY, X Z and W X: 2 B N D (2 K + L)."""
     return 2 * x.numel() * (2 * y.shape[-1] + (0 if w is None else w.shape[0]))
 
 
 @register_flop_formula(torch.ops.gem_distill.wukong_fm_lcb_backward, get_raw=True)
 def backward_flops(
-    grad_p: Tensor, grad_l: Tensor, x: Tensor, y: Tensor, w: Tensor | None, out_val: Any = None
+    grad_p: Tensor, grad_l: Tensor, x: Tensor, y: Tensor, w: Tensor | None, *norm: Any, out_val: Any = None
 ) -> int:
-    """Two products for each of the forward pass; Z, which is computed again, is not counted."""
+    """Two products for each of the forward pass; what is computed again, Z and under a norm X Z, is not counted."""
     return 2 * forward_flops(x, y, w)

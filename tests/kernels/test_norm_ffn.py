@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import kernels.norm_ffn.flops  # noqa: F401  registers its formula
@@ -230,7 +231,8 @@ def test_it_stays_whole_inside_a_compiled_function() -> None:
     ("changes", "message"),
     [
         ({"x": torch.zeros(3)}, r"x, w2: got shapes \(3,\), \(4, 6\), allowed: \[T, D\], \[D, F\]"),
-        ({"x": torch.zeros(3, 0), "w2": torch.zeros(0, 6)}, "of a D of at least 1"),
+        ({"x": torch.zeros(3, 0), "w2": torch.zeros(0, 6)}, "with D and F of at least 1"),
+        ({"w2": torch.zeros(4, 0), "w1": torch.zeros(0, 4), "b1": torch.zeros(0)}, "D and F of at least 1"),
         ({"w2": torch.zeros(4)}, r"x, w2: got shapes \(3, 4\), \(4,\)"),
         ({"norm_weight": torch.zeros(3)}, r"norm_weight: got shape \(3,\), allowed: \(4,\)"),
         ({"norm_bias": torch.zeros(1)}, r"norm_bias: got shape \(1,\), allowed: \(4,\)"),
@@ -243,7 +245,7 @@ def test_it_stays_whole_inside_a_compiled_function() -> None:
         ({"activation": "tanh"}, "activation: got 'tanh', allowed: gelu, relu, silu"),
         ({"eps": -1.0}, "eps: got -1.0, allowed: at least 0"),
         ({"eps": float("nan")}, "eps: got nan"),
-        ({"x": torch.zeros(3, 4, device="meta")}, "x: got device 'meta', allowed: "),
+        ({"x": torch.zeros(3, 4, device="meta")}, "x: got device 'meta', allowed: cpu, cuda"),
         ({"w1": torch.zeros(6, 4, device="meta")}, "got devices cpu, meta, allowed: one for all"),
     ],
 )
@@ -260,6 +262,23 @@ def test_bad_arguments_are_named(changes: dict[str, Any], message: str) -> None:
     good: dict[str, Any] = {name: torch.zeros(shape) for name, shape in shapes.items()}
     with pytest.raises(ValueError, match=message):
         norm_ffn(**(good | changes))
+
+
+def test_a_gpu_takes_narrow_numbers_and_no_double_ones() -> None:
+    with FakeTensorMode():
+        inputs = [torch.empty(x.shape, device="cuda") for x in draw((3, 128, 5))]
+        for dtype in (torch.float32, torch.float16, torch.bfloat16):
+            out = norm_ffn(*(x.to(dtype) for x in inputs))
+            assert out.dtype == dtype and out.device.type == "cuda"
+        with pytest.raises(ValueError, match="got torch.float64, allowed: one of float32, float16, bfloat16"):
+            norm_ffn(*(x.double() for x in inputs))
+
+
+def test_a_width_that_a_gpu_cannot_take_is_named() -> None:
+    with FakeTensorMode():
+        inputs = [torch.empty(x.shape, device="cuda") for x in draw((3, 129, 5))]
+        with pytest.raises(ValueError, match="x: got width 129, allowed on a GPU: at most 128"):
+            norm_ffn(*inputs)
 
 
 def test_narrow_dtypes_are_refused_outside_autocast() -> None:

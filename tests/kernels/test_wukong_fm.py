@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kernels.wukong_fm import wukong_fm
 from kernels.wukong_fm.op import fm_lcb
@@ -28,14 +30,33 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def draw(
-    shape: Sequence[int], compress: bool, dtype: torch.dtype = torch.float64, own: bool = False
+    shape: Sequence[int],
+    compress: bool,
+    dtype: torch.dtype = torch.float64,
+    own: bool = False,
+    norm: bool = False,
 ) -> list[Tensor | None]:
-    """x, y (of the examples' own, if asked for) and w."""
+    """x, y (of the examples' own, if asked for), w, and the norm's weight and bias if there is one."""
     b, n, d, k, rows = shape
     generator = torch.Generator().manual_seed(0)
-    sizes = [(b, n, d), (b, n, k) if own else (n, k), (rows, n)][: 3 if compress else 2]
-    drawn = [torch.randn(size, dtype=torch.float64, generator=generator).to(dtype) for size in sizes]
-    return [*drawn, *([] if compress else [None])]
+    sizes = [(b, n, d), (b, n, k) if own else (n, k), (rows, n), *[(n * k,)] * 2 * norm]
+    drawn: list[Tensor | None] = [
+        torch.randn(size, dtype=torch.float64, generator=generator).to(dtype) for size in sizes
+    ]
+    drawn[2] = drawn[2] if compress else None
+    return drawn
+
+
+def normed(
+    function: Callable[..., tuple[Tensor, Tensor | None]],
+) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """The function of what `draw` gives, in that order."""
+
+    def call(*inputs: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        x, y, w, *norm = inputs
+        return function(x, y, w, **dict(zip(("norm_weight", "norm_bias"), norm, strict=False)))
+
+    return call
 
 
 def run(
@@ -43,7 +64,7 @@ def run(
 ) -> list[Tensor]:
     """Outputs, and the gradients of fixed random functions of them."""
     leaves = [None if x is None else x.detach().clone().requires_grad_() for x in inputs]
-    outputs = [out for out in function(*leaves) if out is not None]
+    outputs = [out for out in normed(function)(*leaves) if out is not None]
     generator = torch.Generator().manual_seed(7)
     gradients = [
         torch.randn(out.shape, dtype=torch.float64, generator=generator).to(out.dtype) for out in outputs
@@ -72,36 +93,60 @@ def test_reference_takes_a_y_of_each_examples_own() -> None:
     assert compressed is None
 
 
+def test_reference_norms_all_pairs_of_an_example_together() -> None:
+    # The interactions by hand above, (-6, -14), are -10 +- 4; normed (1, -1), scaled by (2, 3) and shifted by (0, 1).
+    x, y = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]), torch.tensor([[1.0], [-1.0]])
+    scale, shift = torch.tensor([2.0, 3.0]), torch.tensor([0.0, 1.0])
+    interactions, _ = reference(x, y, norm_weight=scale, norm_bias=shift, eps=0.0)
+    torch.testing.assert_close(interactions, torch.tensor([[[2.0], [-2.0]]]))
+
+
+@pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("compress", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_float64_equals_reference(shape: tuple[int, ...], compress: bool, own: bool) -> None:
-    inputs = draw(shape, compress, own=own)
+def test_float64_equals_reference(shape: tuple[int, ...], compress: bool, own: bool, norm: bool) -> None:
+    inputs = draw(shape, compress, own=own, norm=norm)
     got, expected = run(wukong_fm, inputs), run(reference, inputs)
-    assert len(got) == (5 if compress else 3)
+    assert len(got) == (5 if compress else 3) + (2 if norm else 0)
     for mine, theirs in zip(got, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("own", [False, True])
-def test_float32_errs_at_most_thrice_as_much_as_the_reference(own: bool) -> None:
-    inputs = draw((257, 24, 16, 8, 8), True, torch.float32, own)
+def test_float32_errs_at_most_thrice_as_much_as_the_reference(own: bool, norm: bool) -> None:
+    inputs = draw((257, 24, 16, 8, 8), True, torch.float32, own, norm)
     exact = run(reference, [None if x is None else x.double() for x in inputs])
     for truth, plain, got in zip(exact, run(reference, inputs), run(wukong_fm, inputs), strict=True):
         allowed = 3 * (plain.double() - truth).abs().max() + 1e-7
         assert (got.double() - truth).abs().max() <= allowed
 
 
+@pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("compress", [True, False])
-def test_gradcheck(compress: bool, own: bool) -> None:
-    x, y, *w = draw((3, 4, 5, 2, 3), compress, own=own)
-    inputs = tuple(t.requires_grad_() for t in (x, y, *w) if t is not None)
+def test_gradcheck(compress: bool, own: bool, norm: bool) -> None:
+    drawn = draw((3, 4, 5, 2, 3), compress, own=own, norm=norm)
+    inputs = tuple(None if t is None else t.requires_grad_() for t in drawn)
 
-    def outputs(*tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(out for out in wukong_fm(*tensors) if out is not None)
+    def outputs(*tensors: Tensor | None) -> tuple[Tensor, ...]:
+        return tuple(out for out in normed(wukong_fm)(*tensors) if out is not None)
 
-    assert torch.autograd.gradcheck(outputs, inputs)
+    assert torch.autograd.gradcheck(outputs, inputs)  # type: ignore[arg-type]  # None passes through
+
+
+def test_nothing_but_the_inputs_is_saved() -> None:
+    inputs, saved = draw((6, 5, 8, 3, 2), True, norm=True), set()
+
+    def keep(tensor: Tensor) -> Tensor:
+        saved.add(tensor.data_ptr())
+        return tensor
+
+    leaves = [t.requires_grad_() for t in inputs if t is not None]
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        normed(wukong_fm)(*leaves)
+    assert leaves[0].data_ptr() in saved <= {t.data_ptr() for t in leaves}
 
 
 def test_an_output_that_is_not_used_sends_no_gradient() -> None:
@@ -152,12 +197,13 @@ def test_autocast_computes_in_float32(narrow: torch.dtype, inside: bool) -> None
         assert torch.equal(mine.grad, theirs.grad.to(mine.dtype))
 
 
+@pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("compress", [True, False])
-def test_opcheck(compress: bool, own: bool) -> None:
-    drawn = draw((3, 4, 5, 2, 3), compress, own=own)
+def test_opcheck(compress: bool, own: bool, norm: bool) -> None:
+    drawn = draw((3, 4, 5, 2, 3), compress, own=own, norm=norm)
     arguments = [None if x is None else x.requires_grad_() for x in drawn]
-    torch.library.opcheck(fm_lcb, tuple(arguments))
+    torch.library.opcheck(fm_lcb, (*arguments, *([] if norm else [None, None]), 1e-5))
 
 
 def test_it_stays_whole_inside_a_compiled_function() -> None:
@@ -179,13 +225,43 @@ def test_it_stays_whole_inside_a_compiled_function() -> None:
             "got torch.float32, torch.float64, allowed: one of float32, float64",
         ),
         ({"x": torch.zeros(3, 4, 5).half(), "y": torch.zeros(4, 2).half(), "w": None}, "got torch.float16"),
+        ({"w": torch.zeros(3, 4, device="meta")}, "x, y, w: got devices cpu, meta, allowed: one for all"),
+        ({"x": torch.zeros(3, 4, 5, device="meta")}, "x: got device 'meta', allowed: cpu, cuda"),
+        ({"norm_weight": torch.zeros(8)}, r"norm_bias: got None beside the other one, .* or \[8\]"),
+        ({"norm_bias": torch.zeros(8)}, "norm_weight: got None beside the other one"),
+        (
+            {"norm_weight": torch.zeros(4), "norm_bias": torch.zeros(8)},
+            r"norm_weight: got shape \(4,\), allowed: \(8,\)",
+        ),
+        ({"eps": -1.0}, "eps: got -1.0, allowed: at least 0"),
     ],
 )
-def test_bad_arguments_are_named(changes: dict[str, Tensor | None], message: str) -> None:
-    good: dict[str, Tensor | None] = {
+def test_bad_arguments_are_named(changes: dict[str, Any], message: str) -> None:
+    good: dict[str, Any] = {
         "x": torch.zeros(3, 4, 5),
         "y": torch.zeros(4, 2),
         "w": torch.zeros(3, 4),
     }
     with pytest.raises(ValueError, match=message):
-        wukong_fm(**(good | changes))  # type: ignore[arg-type]
+        wukong_fm(**(good | changes))
+
+
+@pytest.mark.parametrize(("name", "shape"), [("N", (2, 129, 8)), ("K", (2, 65, 8)), ("L", (2, 4, 8))])
+def test_what_a_gpu_cannot_take_is_named(name: str, shape: tuple[int, ...]) -> None:
+    with FakeTensorMode():
+        x = torch.empty(shape, device="cuda")
+        y = torch.empty(shape[1], 65 if name == "K" else 2, device="cuda")
+        w = torch.empty(129 if name == "L" else 3, shape[1], device="cuda")
+        most = {"N": 128, "K": 64, "L": 128}[name]
+        with pytest.raises(ValueError, match=f"{name}: got {most + 1}, allowed on a GPU: at most {most}"):
+            wukong_fm(x, y, w)
+
+
+def test_a_gpu_takes_narrow_numbers_and_no_double_ones() -> None:
+    with FakeTensorMode():
+        x, y = torch.empty(2, 5, 8, device="cuda"), torch.empty(5, 3, device="cuda")
+        for dtype in (torch.float32, torch.float16, torch.bfloat16):
+            interactions, _ = wukong_fm(x.to(dtype), y.to(dtype))
+            assert interactions.dtype == dtype and interactions.device.type == "cuda"
+        with pytest.raises(ValueError, match="got torch.float64, allowed: one of float32, float16, bfloat16"):
+            wukong_fm(x.double(), y.double())
