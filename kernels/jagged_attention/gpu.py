@@ -59,7 +59,7 @@ def forward(
     forward_kernel[_grid(todo, q)](
         q, k, v, out, lse, todo, q.shape[1], min(window, len(k)), scale,
         *q.stride()[:2], *k.stride()[:2], *v.stride()[:2],
-        **_constants(q, blocks, activation, causal, window),
+        **constants(q, blocks, activation, causal, window),
     )  # fmt: skip
     return out, lse
 
@@ -88,13 +88,13 @@ def backward(
     todo = tiles(q_offsets, len(q), k_offsets, len(k), blocks.M, last_first=causal)
     backward_queries_kernel[_grid(todo, q)](
         grad, q, k, v, out, lse, delta, dq, todo, q.shape[1], window, scale, *strides,
-        **_constants(q, blocks, activation, causal, window),
+        **constants(q, blocks, activation, causal, window),
     )  # fmt: skip
     blocks = backward_keys_blocks(q.shape[2], q.dtype, len(k) // rows)
     todo = tiles(k_offsets, len(k), q_offsets, len(q), blocks.N, last_first=False)
     backward_keys_kernel[_grid(todo, q)](
         grad, q, k, v, lse, delta, dk, dv, todo, q.shape[1], window, scale, *strides,
-        **_constants(q, blocks, activation, causal, window),
+        **constants(q, blocks, activation, causal, window),
     )  # fmt: skip
     return dq, dk, dv
 
@@ -146,7 +146,7 @@ def _grid(todo: Tensor, q: Tensor) -> tuple[int]:
     return (len(todo) * q.shape[1],)
 
 
-def _constants(q: Tensor, blocks: Blocks, activation: str, causal: bool, window: int) -> dict[str, object]:
+def constants(q: Tensor, blocks: Blocks, activation: str, causal: bool, window: int) -> dict[str, object]:
     return {
         "E": q.shape[2],
         "BLOCK_E": max(16, triton.next_power_of_2(q.shape[2])),

@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from kernels.jagged_attention.reference import jagged_attention as reference
+
 HEADS, WIDTH = 2, 12  # a width that is no power of two
 ACTIVATIONS = ["softmax", "silu", "gelu", "relu2"]
 
@@ -103,3 +105,13 @@ def assert_as_exact(got: list[Tensor], plain: list[Tensor], exact: list[Tensor],
         if truth.numel():
             allowed = 3 * (usual.double() - truth).abs().max() + slack
             assert (value.double() - truth).abs().max() <= allowed, name
+
+
+def assert_right(
+    function: Callable[..., Tensor], inputs: list[Tensor], *offsets: Tensor, **options: Any
+) -> None:
+    """As exact as the reference, or nearly, in the same precision on the same device."""
+    exact = run(reference, [x.double() for x in inputs], *offsets, **options)
+    plain = run(reference, inputs, *offsets, **options)
+    got = run(function, inputs, *offsets, **options)
+    assert_as_exact(got, plain, exact, slack=torch.finfo(inputs[0].dtype).eps)
