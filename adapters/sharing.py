@@ -193,7 +193,7 @@ def _features(config: SharingConfig, schema: FeatureSchema) -> tuple[str, ...]:
                 f"sharing.tables: got '{name}', allowed: {', '.join(schema.sparse)}. "
                 f"{nearest(name, schema.sparse)}".rstrip()
             )
-    features = tuple(config.tables) or tuple(schema.sparse)
+    features = tuple(config.tables) or _ids(schema)
     for name in config.vocabularies:
         if name not in features:
             raise UserError(
@@ -201,6 +201,17 @@ def _features(config: SharingConfig, schema: FeatureSchema) -> tuple[str, ...]:
                 f"{nearest(name, features)}".rstrip()
             )
     return features
+
+
+def _ids(schema: FeatureSchema) -> tuple[str, ...]:
+    """Who and what an example is about: the largest table of the users, and that of the items.
+
+    Tables of a few rows are long vectors that meet in every example, and the student has learnt them after a day: by
+    thirty of them a student of KuaiRand lost more than it gained (experiments/RESULTS.md).
+    """
+    users = [feature for feature in schema.sparse.values() if feature.group == "user"]
+    largest = [max(users, key=lambda feature: feature.size).name] if users else []
+    return tuple(dict.fromkeys([*largest, schema.item_feature]))
 
 
 def _projection(name: str, tables: int, width: int, dim: int) -> TableProjection:

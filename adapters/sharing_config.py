@@ -30,15 +30,16 @@ class SharingConfig:
     """Tables and modules of the teacher, copied into the student.
 
     Attributes:
-        tables: features whose tables are copied; empty for all of the schema. Student and teacher must read them.
+        tables: features whose tables are copied; empty for the users' largest one and the items'. Student and teacher
+            must read them.
         copies: what becomes of the tables. refreshed: one further field of the student for each, frozen, replaced every
             day by the newest snapshot that the schedule allows; frozen: such fields, of the first snapshot; trained:
             such fields, which start as the first snapshot; initial: no field, the student's own rows start as the
             teacher's; none: no tables, only `modules`.
         dim: width of the teacher's tables, a multiple of 4; checked when the first snapshot is read. `initial` reads it
             there.
-        projection: to the student's width. learned: a matrix for each table, trained with the student; svd: the
-            directions in which the rows of the first snapshot are longest, fixed; none: the widths are equal.
+        projection: to the student's width. svd: the directions in which the rows of the first snapshot are longest,
+            fixed; learned: a matrix for each table, trained with the student; none: the widths are equal.
         unseen: what stands in a further field for an id that the teacher never saw, beside a vector that is trained:
             zero, or mean, the mean of the rows of the ids it has seen. Under `initial` such rows stay the student's.
         table_learning_rate: of `trained` copies (fused row-wise AdaGrad): the student's own for free ones, less for
@@ -58,7 +59,7 @@ class SharingConfig:
     tables: list[str] = field(default_factory=list)
     copies: Literal["refreshed", "frozen", "trained", "initial", "none"] = "refreshed"
     dim: int = 32
-    projection: Literal["learned", "svd", "none"] = "learned"
+    projection: Literal["svd", "learned", "none"] = "svd"
     unseen: Literal["zero", "mean"] = "zero"
     table_learning_rate: float = 0.002
     moments: bool = True

@@ -40,9 +40,10 @@ class EqualWidths(TableProjection):
 class LearnedProjection(TableProjection):
     """A matrix for each table, trained by the student's dense optimiser (ours).
 
-    The matrix sees rows whose numbers have mean square 1, by one factor a table: Adam's steps are of one size, so that
-    rows as small as embeddings are would leave it behind. It starts as small as makes a field look like a new row of
-    the student's own table, which the student hardly feels.
+    The matrix sees rows of mean square length 1, by one factor a table: as small as embeddings are, Adam, whose steps
+    are of one size, would leave it behind; much longer, and one step moves a field by more than the student's own rows
+    ever move. It starts as small as makes a field look like a new row of the student's own table, which the student
+    hardly feels.
 
     Args:
         tables: F.
@@ -54,14 +55,14 @@ class LearnedProjection(TableProjection):
 
     def __init__(self, tables: int, width: int, dim: int):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(tables, width, dim) * INITIAL_STD / width**0.5)
+        self.weight = nn.Parameter(torch.randn(tables, width, dim) * INITIAL_STD)
         self.register_buffer("scale", torch.ones(tables, 1))
 
     @torch.no_grad()
     def fit(self, rows: Sequence[Tensor]) -> None:
         for scale, seen in zip(self.scale, rows, strict=True):
-            size = seen.square().mean().sqrt()
-            scale.fill_(1 / size if size > 0 else 1.0)  # of no row the mean is NaN
+            length = seen.square().sum(1).mean().sqrt()
+            scale.fill_(1 / length if length > 0 else 1.0)  # of no row the mean is NaN
 
     def forward(self, rows: Tensor) -> Tensor:
         return torch.einsum("bfw,fwd->bfd", rows * self.scale, self.weight)

@@ -61,8 +61,14 @@ def make_shared(
     width: int = 4,
     **options: Any,
 ) -> tuple[Architecture, Sharing]:
-    """A student beside its channel; `options` are the channel's, whose `dim` is the teacher's unless given."""
-    channel = build_sharing(SharingConfig(**{"dim": GEM["dim"], **options}), SCHEMA, seed)
+    """A student beside its channel of all tables and a learned projection; `options` are the channel's."""
+    options = {
+        "dim": GEM["dim"],
+        "tables": [] if options.get("copies") == "none" else list(FEATURES),
+        **options,
+    }
+    projection = "none" if options.get("copies") in ("initial", "none") else "learned"
+    channel = build_sharing(SharingConfig(**{"projection": projection, **options}), SCHEMA, seed)
     sizes = GEM | {"dim": width} if architecture == "gem" else {"dim": width, "mlp": [6]}
     config = StudentConfig(
         name="s", architecture=architecture, verticals=["surface_0"], options=sizes, features=features or []

@@ -64,17 +64,17 @@ def several_ids() -> tuple[Batch, dict[str, list[list[int]]]]:
 def expected(
     shared: SharedTables, rows: dict[str, SharedRows], ids: dict[str, list[list[int]]], blank: Any
 ) -> Any:
-    """The fields written out: rows of seen ids brought to size 1 and projected, and a vector for each unseen id."""
+    """The fields written out: rows of seen ids brought to length 1 and projected, and a vector for each unseen id."""
     assert isinstance(shared.projection, LearnedProjection)
     weights, vectors = array(shared.projection.weight), array(shared.unseen_vector)
     fields = np.zeros((len(ids["item_id"]), len(SIZES), DIM))
     for place, (name, table) in enumerate(rows.items()):
         weight, seen = array(table.weight), table.seen.numpy()
-        size = np.sqrt(np.square(weight[seen]).mean())
+        length = np.sqrt(np.square(weight[seen]).sum(1).mean())
         for example, bag in enumerate(ids[name]):
             for i in bag:
                 row = weight[i] if seen[i] else blank(weight[seen])
-                fields[example, place] += row / size @ weights[place] + (not seen[i]) * vectors[place]
+                fields[example, place] += row / length @ weights[place] + (not seen[i]) * vectors[place]
     return fields
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from adapters.sharing_config import VocabularyConfig
+from adapters.sharing import Sharing
+from adapters.sharing_config import SharingConfig, VocabularyConfig
 from distill.checkpoint import file_hash, load_model, save_model
 from distill.errors import UserError
 from distill.protocols import Architecture
+from distill.schema import SparseFeature
 from tests.adapters.sharing_models import (
     FEATURES,
     NEVER,
+    SCHEMA,
     batch_of,
     copies,
     make_shared,
@@ -33,6 +37,17 @@ def holds(student: Architecture, seed: int) -> bool:
     return all(
         torch.equal(own[f"tables.{f}.weight"][seen(f)], teacher[f"{f}.weight"][seen(f)]) for f in FEATURES
     )
+
+
+def test_without_names_it_copies_the_largest_table_of_the_users_and_that_of_the_items() -> None:
+    sizes = {"level": (9, "user"), "user_id": (50, "user"), "item_id": (7, "item"), "author_id": (99, "item")}
+    sparse = {name: SparseFeature(name, size, group) for name, (size, group) in sizes.items()}
+    assert Sharing(SharingConfig(), replace(SCHEMA, sparse=sparse), 0).fields == (
+        "sharing.user_id",
+        "sharing.item_id",
+    )
+    nameless = {name: replace(feature, group="item") for name, feature in sparse.items()}
+    assert Sharing(SharingConfig(), replace(SCHEMA, sparse=nameless), 0).fields == ("sharing.item_id",)
 
 
 @pytest.mark.parametrize("architecture", ["deepfm", "dlrm", "dcn_v2", "din"])

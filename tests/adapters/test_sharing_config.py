@@ -23,7 +23,7 @@ from distill.structured import build, checked, to_plain
         ({"first_day": -1}, "sharing.first_day: got -1"),
         ({"tables": ["a", "b", "a"]}, "sharing.tables: got a, b, a, allowed: every feature once"),
         (
-            {"copies": "initial"},
+            {"copies": "initial", "projection": "learned"},
             "sharing.projection: got 'learned', allowed with copies: initial: none, or svd",
         ),
         ({"copies": "none"}, "sharing.copies: got 'none' without `modules`"),

@@ -83,7 +83,7 @@ def test_learned_by_hand() -> None:
     for place, rows in enumerate(tables):
         exact, weight = rows.double().numpy(), projection.weight[place].detach().double().numpy()
         np.testing.assert_allclose(
-            fields[:, place], exact / np.sqrt(np.square(exact).mean()) @ weight, atol=1e-6
+            fields[:, place], exact / np.sqrt(np.square(exact).sum(1).mean()) @ weight, atol=1e-6
         )
 
 
