@@ -96,6 +96,8 @@ def tune(tuning: Tuning, progress: Progress) -> list[dict[str, str]]:
         The table's rows, best first within each role and channel.
     """
     _refuse_unknown(tuning, _load(tuning, [], "base").config)
+    for name, number, settings in _in_order(tuning):  # all, before the first costs any time
+        _load(tuning, overrides(settings), f"{name}-{number}")
     table = Path(tuning.table)
     done = {(row["channel"], row["settings"]) for row in read_table(table, COLUMNS)}
     base = None

@@ -14,7 +14,7 @@ from sklearn.metrics import log_loss
 
 import experiments.catalog  # noqa: F401  fills the registries
 from distill.cells import Cell
-from distill.errors import UserError
+from distill.errors import ConfigErrors, UserError
 from distill.progress import NoProgress
 from experiments.studies.tuning import best_of, read_tuning, tune
 
@@ -158,6 +158,13 @@ def test_the_best_of_each_channel_set() -> None:
         {"channel": "none", "trial": "1"},
     ]
     assert [row["trial"] for row in best_of(rows)] == ["2", "1"]
+
+
+def test_a_wrong_last_trial_is_refused_before_the_first_is_run(tmp_path: Path) -> None:
+    path = write(tmp_path, trials={"none": TRIALS["none"], "ah": [{"channels.ah.ah.wight": 2.0}]})
+    with pytest.raises(ConfigErrors, match="channels.ah.ah.wight"):
+        tune(read_tuning(path), NoProgress())
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "table.csv").exists()
 
 
 @pytest.mark.parametrize(
