@@ -8,8 +8,8 @@ trainer; nothing is predicted. Each line is measured in a process of its own, on
 cpu_seconds_bank      processor time of training all members as banks of at most --most, the shortest of the repeats
 cpu_seconds_separate  processor time of one student through the same days, the shortest of the repeats, times members
 ratio                 of the two: how many times cheaper the bank is
-ceiling               a separate step over its dense part alone (loss and Adam of the same network on given embeddings):
-                      the ratio of a bank in which all else were free and the dense part as fast as alone
+ceiling               a separate step over its dense arithmetic alone, the matrix products of its layers, forward and
+                      backward: the ratio of a bank in which all else were free
 peak_mib              most memory of the bank's process
 
 No figure is printed while the bank's tests are red.
@@ -24,6 +24,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -33,6 +34,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 import experiments.catalog  # noqa: F401  fills the registries
 from adapters import auxiliary_head
@@ -49,7 +51,6 @@ from distill.stream import DayStream
 from distill.teacher_log import TeacherLog, write_day
 from distill.training import DayCallback, DayData, fit
 from experiments.benchmarks.stream import machine
-from experiments.benchmarks.student_step import Step, measure
 from students import deepfm
 from students.bank import Bank, BankModule, Member
 from students.config import DeepFMConfig
@@ -144,11 +145,19 @@ class Work:
         banks = [Bank(makes[start : start + most]) for start in range(0, members, most)]
         return self._fit(BankModule(banks, [[_Nobody()] * bank.size for bank in banks]))
 
-    def dense_alone(self, repeats: int) -> float:
-        """Processor time of one step of the network on given embeddings, s."""
-        batches = [batch for batch, _ in zip(self.stream(2, True), range(8), strict=False)]
-        member = self.make(0)
-        return measure(Step(member.model, batches), repeats)["alone"] / 1e3  # type: ignore[arg-type]
+    def products(self, repeats: int) -> float:
+        """Processor time of the matrix products of one step, s: the shortest of the repeats."""
+        member, rows = self.make(0), self.settings.batch_size
+        layers = [layer for part in (member.model, *member.channels.values()) for layer in part.modules()]
+        weights = [layer.weight.detach() for layer in layers if isinstance(layer, nn.Linear)]
+        data = [(torch.randn(rows, w.size(1)), torch.randn(rows, w.size(0)), w) for w in weights]
+        times = []
+        for _ in range(repeats):
+            start = time.process_time()
+            for x, gradient, weight in data:
+                _ = x @ weight.t(), gradient @ weight, gradient.t() @ x
+            times.append(time.process_time() - start)
+        return min(times)
 
     def steps(self) -> int:
         """Steps of one student."""
@@ -193,7 +202,7 @@ def measure_here(options: argparse.Namespace) -> dict[str, float]:
             run = partial(work.bank, options.members[0], options.most)
         found = {"seconds": min(run() for _ in range(options.repeats))}
         if options.one == "separate":
-            found |= {"alone": work.steps() * work.dense_alone(100)}
+            found |= {"products": work.steps() * work.products(200)}
     return found | {"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
@@ -206,7 +215,7 @@ def lines(options: argparse.Namespace) -> list[dict[str, object]]:
         for members in options.members:
             bank, separate = measured(options, "bank", network, members), members * alone["seconds"]
             numbers = (f"{bank['seconds']:.2f}", f"{separate:.2f}", f"{separate / bank['seconds']:.2f}")
-            ceiling = f"{alone['seconds'] / alone['alone']:.2f}"
+            ceiling = f"{alone['seconds'] / alone['products']:.2f}"
             values = (members, options.batch, network, *numbers, ceiling, round(bank["peak_mib"]))
             table.append(dict(zip(COLUMNS, values, strict=True)))
             print("".join(f"{value:>21}" for value in values), flush=True)
