@@ -19,8 +19,10 @@ from torch.nn import functional
 
 from kernels.jagged_attention.blocks import Group, Part, groups, unwritten
 
-# Scores computed together: 4 MB in float32, about what a core's cache holds with the tokens beside them.
-SCORES_TOGETHER = 1 << 20
+# Scores computed together: 256 KiB in float32, so that what is done to them finds them in the cache.
+SCORES_TOGETHER = 1 << 16
+# Queries of a run of a long row: below this, matrix products pay more for calling than for scores.
+LEAST_QUERIES = 32
 
 
 def _relu2(scores: Tensor) -> Tensor:
@@ -50,7 +52,7 @@ class Run:
 
     Attributes:
         blocks, queries, keys: slices of the n * H blocks and heads, of a block's queries, and of its keys.
-        unseen: bool [M, N], True where a query does not see a key; None where all see all.
+        unseen: bool [M, last keys], True where a query does not see a key; None where all see all.
     """
 
     blocks: slice
@@ -140,14 +142,18 @@ def _group_backward(
 
 
 def runs(group: Group, heads: int, causal: bool, window: int) -> Iterator[Run]:
-    """All queries of a group, so many together that their scores stay bounded."""
+    """All queries of a group, so few together that their scores stay bounded."""
     queries, keys, blocks = group.queries.length, group.keys.length, group.queries.blocks * heads
-    step = max(1, min(queries, SCORES_TOGETHER // keys))
+    step = min(queries, max(LEAST_QUERIES, SCORES_TOGETHER // keys))
     together = max(1, SCORES_TOGETHER // (step * keys))
     for first in range(0, queries, step):
         stop = min(first + step, queries)
         end = min(keys, group.shift + stop) if causal else keys
-        unseen = _unseen(stop - first, end, group.shift + first, causal, window) if causal or window else None
+        unseen = None
+        if window:
+            unseen = _unseen(stop - first, end, group.shift + first, causal, window)
+        elif causal:
+            unseen = _unseen(stop - first, end - first, 0, causal, window)
         for block in range(0, blocks, together):
             yield Run(slice(block, block + together), slice(first, stop), slice(end), unseen)
 
@@ -165,7 +171,10 @@ def _unseen(queries: int, keys: int, shift: int, causal: bool, window: int) -> T
 
 
 def _hide(scores: Tensor, run: Run) -> Tensor:
-    return scores if run.unseen is None else scores.masked_fill_(run.unseen, 0.0)
+    """scores [..., M, N] with 0 in the place of unseen ones, which are written over."""
+    if run.unseen is not None:
+        scores[..., scores.shape[-1] - run.unseen.shape[-1] :].masked_fill_(run.unseen, 0.0)
+    return scores
 
 
 def _side(part: Part, x: Tensor) -> Tensor:

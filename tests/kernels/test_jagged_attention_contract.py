@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kernels.jagged_attention import jagged_attention
 from kernels.jagged_attention.operators import activation_attention, softmax_attention
@@ -173,3 +174,33 @@ def test_every_activation_checks_the_offsets(k_offsets: list[int], activation: s
     x, offsets = torch.zeros(3, 1, 4), torch.tensor([0, 2, 3])
     with pytest.raises(ValueError, match="offsets"):
         jagged_attention(x, x, x, offsets, torch.tensor(k_offsets), causal=True, activation=activation)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_tensors_on_a_gpu_are_taken(activation: str) -> None:
+    name = "softmax" if activation == "softmax" else "activation"
+    for operator in (f"jagged_{name}_attention", f"jagged_{name}_attention_backward"):
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"gem_distill::{operator}", "CUDA")
+    with FakeTensorMode():
+        x, offsets = (
+            torch.zeros(3, 2, 256, dtype=torch.float16, device="cuda"),
+            torch.zeros(2, device="cuda").long(),
+        )
+        out = jagged_attention(x, x, x, offsets, offsets, causal=True, activation=activation)
+    assert out.shape == x.shape and out.device.type == "cuda" and out.dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("width", "dtype", "message"),
+    [
+        (4, torch.float64, "allowed: one of float32, float16, bfloat16 for all three on 'cuda'"),
+        (257, torch.float32, "q: got 257 floats per head, allowed: 256 at most on a GPU"),
+    ],
+)
+def test_what_a_gpu_cannot_take_is_named(width: int, dtype: torch.dtype, message: str) -> None:
+    with FakeTensorMode(), pytest.raises(ValueError, match=message):
+        x, offsets = (
+            torch.zeros(3, 2, width, dtype=dtype, device="cuda"),
+            torch.zeros(2, device="cuda").long(),
+        )
+        jagged_attention(x, x, x, offsets, offsets)

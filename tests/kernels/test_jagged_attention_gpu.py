@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
@@ -26,7 +25,9 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on
 
 
 @pytest.fixture(autouse=True)
-def poisoned() -> Iterator[None]:
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    # Memory is filled in torch's deterministic mode only, which asks this of cuBLAS.
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     with poisoned_memory():
         yield
 
@@ -71,18 +72,7 @@ def test_seeds_are_as_exact_as_the_reference(activation: str) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"dtype": torch.float64}, "allowed: one of float32, float16, bfloat16 for all three on 'cuda'"),
-        ({"width": 257}, "q: got 257 floats per head, allowed: 256 at most on a GPU"),
-        ({"device": "cpu"}, "k_offsets: got device 'cpu', allowed: that of q, 'cuda:0'"),
-        ({"apart": True}, "causal: got True, .* q_offsets is another tensor than k_offsets"),
-    ],
-)
-def test_bad_arguments_are_named(changes: dict[str, Any], message: str) -> None:
-    x = torch.zeros(3, 1, changes.get("width", 4), dtype=changes.get("dtype", torch.float32), device="cuda")
-    q_offsets = torch.tensor([0, 3], device="cuda")
-    k_offsets = q_offsets.clone() if changes.get("apart") else q_offsets.to(changes.get("device", "cuda"))
-    with pytest.raises(ValueError, match=message):
-        jagged_attention(x, x, x, q_offsets, k_offsets, causal=True)
+def test_a_causal_order_takes_one_tensor_of_offsets() -> None:
+    x, offsets = torch.zeros(3, 1, 4, device="cuda"), torch.tensor([0, 3], device="cuda")
+    with pytest.raises(ValueError, match="causal: got True, .* q_offsets is another tensor than k_offsets"):
+        jagged_attention(x, x, x, offsets, offsets.clone(), causal=True)
