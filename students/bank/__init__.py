@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from students.bank.bank import Bank
+from students.bank.days import DealtDay
 from students.bank.members import Member
 from students.bank.module import BankModule
 
-__all__ = ["Bank", "BankModule", "Member"]
+__all__ = ["Bank", "BankModule", "DealtDay", "Member"]

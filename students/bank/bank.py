@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.batch import Batch
-from distill.errors import NonFiniteError, UserError
+from distill.errors import UserError
 from distill.protocols import Output
 from kernels.embedding import Embedded, History
 from students.bank.adam import BankAdam
@@ -40,7 +40,7 @@ class Bank(nn.Module):
         frozen: member to what happened to it, in words.
         tables: of all members.
         trunk: the student whose layers are stacked; it reads folded batches.
-        plain: one student of this shape, which is not trained.
+        plain: a student of this shape, with the parameters that the first member had before its first step.
 
     Raises:
         UserError: no member, members of different shapes, or one that no bank can train.
@@ -90,7 +90,7 @@ class Bank(nn.Module):
         return self(batch).logits.view(self.size, len(batch), -1)
 
     def step(self, batch: Batch, index: int = 0) -> None:
-        """Train all members that are alive on a batch.
+        """Train all members that are alive on a batch; nobody, where none is.
 
         Args:
             batch: what the students read, and what their channels need.
@@ -98,8 +98,9 @@ class Bank(nn.Module):
 
         Raises:
             UserError: the architecture does not compute every row by itself.
-            NonFiniteError: no member is left.
         """
+        if not self.alive:
+            return
         if not self._checked:
             self._check_rows(batch)
         place = f"on day {batch.day}, batch {index} (examples {batch.example_id[0].item()} and following)"
@@ -149,7 +150,8 @@ class Bank(nn.Module):
 
     @torch.no_grad()
     def _check_rows(self, batch: Batch) -> None:
-        """Before the first step the first member must say what it says alone."""
+        """Before the first step: the first member must say what a plain student of its parameters says."""
+        self.plain.load_state_dict(self.export(0), strict=False)
         alone, here = self.plain(batch).logits, self.predict(batch)[0]
         if not torch.allclose(alone, here, rtol=1e-3, atol=1e-4, equal_nan=True):
             raise UserError(
@@ -159,24 +161,15 @@ class Bank(nn.Module):
         self._checked = True
 
     def _freeze(self, bad: Tensor, what: str, values: Tensor, place: str) -> None:
-        if not bool(bad.any()):
-            return
         for member in bad.nonzero().flatten().tolist():
             if member not in self.frozen:
                 self.frozen[member] = f"{what} is {values[member].item()} {place}"
                 self.tables.freeze(member)
-        self._refuse_nobody()
 
     def _note_frozen_tables(self, place: str) -> None:
         """The tables freeze a member themselves, before they would take its gradient."""
         for member in (~self.tables.alive).nonzero().flatten().tolist():
             self.frozen.setdefault(member, f"embedding gradient is NaN or infinite {place}")
-        self._refuse_nobody()
-
-    def _refuse_nobody(self) -> None:
-        if len(self.frozen) == self.size:
-            told = "; ".join(f"member {member}: {why}" for member, why in sorted(self.frozen.items()))
-            raise NonFiniteError(f"no member of the bank is left to train. {told}. Lower the learning rates")
 
     def _count(self, logs: Mapping[str, Tensor]) -> None:
         self.steps += self.tables.alive

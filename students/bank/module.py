@@ -1,18 +1,20 @@
 """The Lightning module of banks: `distill.training.fit` trains them as it trains one student.
 
-One epoch is one day, the validation after it predicts the next. Several banks may share the days: each is stepped on
-every batch, one after the other, so that the activations of one are gone when the next begins.
+One epoch is one day, the validation after it predicts the next. Several banks may share the days, banks of other shapes
+and of other surfaces (`students.bank.days` deals those out): each is stepped on every batch that is its own, one after
+the other, so that the activations of one are gone when the next begins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from distill.batch import Batch
+from distill.errors import NonFiniteError, UserError
 from distill.lean import with_signature
 from distill.module import DistillModule, Recorder
 from distill.protocols import Output
@@ -20,37 +22,49 @@ from students.bank.bank import Bank
 
 
 class BankModule(DistillModule):
-    """Banks that read the same batches.
+    """Banks that are trained in one pass over the days.
 
     `examples` counts those of all members together, and FLOPs are counted of one member: rates and MFU of a day's
     report are so of the banks' whole work. Its means are over all members.
 
     Args:
-        banks: of one surface and batch size; what they read may differ in columns, which the stream then all carries.
+        banks: of one batch size, and with the same dense features and length of history where they have one. The stream
+            carries the sparse features of all.
         recorders: one for each member of each bank. A frozen member's outputs are not recorded.
+        domains: for each bank the domains whose batches are its own; None for all.
+
+    Raises:
+        UserError: banks that need batches of another form.
 
     Attributes:
         day_means: for each day trained on, for each bank: means of its members' losses, float64 [N] by name.
     """
 
-    def __init__(self, banks: Sequence[Bank], recorders: Sequence[Sequence[Recorder]]):
+    def __init__(
+        self,
+        banks: Sequence[Bank],
+        recorders: Sequence[Sequence[Recorder]],
+        domains: Sequence[Collection[int]] | None = None,
+    ):
+        _check_streams(banks)
         first = banks[0]
         super().__init__(first.plain, {}, first.settings[0], recorders[0][0])
         # A bank steps its own optimiser: it has to leave out members that are frozen.
         self.automatic_optimization = False
         self.banks = torch.nn.ModuleList(banks)
-        self.recorders = recorders
+        self.recorders, self.domains = recorders, domains
         self.day_means: list[list[dict[str, Tensor]]] = []
 
     @with_signature
     def training_step(self, batch: Batch, index: int) -> None:  # type: ignore[override]
-        for bank in self._all():
+        for bank, _ in self._own(batch):
             bank.step(batch, index)
             self.examples += len(batch) * len(bank.alive)
         self.steps += 1
+        self._refuse_nobody()
 
     def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> None:
-        for bank, recorders in zip(self._all(), self.recorders, strict=True):
+        for bank, recorders in self._own(batch):
             logits = bank.predict(batch)
             for member in bank.alive:
                 recorders[member].add(batch, Output(logits[member], {}))
@@ -67,5 +81,42 @@ class BankModule(DistillModule):
         }
         return {name: values.nanmean().item() for name, values in together.items()}
 
+    def _refuse_nobody(self) -> None:
+        if any(bank.alive for bank in self._all()):
+            return
+        told = [
+            f"bank {place}, member {member}: {why}"
+            for place, bank in enumerate(self._all())
+            for member, why in sorted(bank.frozen.items())
+        ]
+        raise NonFiniteError(f"no student is left to train. {'; '.join(told)}. Lower the learning rates")
+
     def _all(self) -> list[Bank]:
         return [bank for bank in self.banks if isinstance(bank, Bank)]
+
+    def _own(self, batch: Batch) -> list[tuple[Bank, Sequence[Recorder]]]:
+        """Banks whose batch it is, all of whose rows are of one surface, with their recorders."""
+        both = list(zip(self._all(), self.recorders, strict=True))
+        if self.domains is None:
+            return both
+        domain = int(batch.domain[0])
+        return [pair for pair, own in zip(both, self.domains, strict=True) if domain in own]
+
+
+def _check_streams(banks: Sequence[Bank]) -> None:
+    """One stream must do for all banks.
+
+    Raises:
+        UserError: banks that need batches of another form.
+    """
+    needs: dict[str, set[Any]] = {
+        "batch_size": {bank.settings[0].batch_size for bank in banks},
+        "dense": {bank.plain.dense_features for bank in banks},
+        "history_length": {bank.history_length for bank in banks} - {0},
+    }
+    for name, values in needs.items():
+        if len(values) > 1:
+            raise UserError(
+                f"banks: {name}: got {', '.join(map(str, sorted(values)))}, allowed: one for all that share a pass "
+                "over the data. Train the others in a pass of their own"
+            )

@@ -128,10 +128,12 @@ def signal(batch: Batch, kind: torch.dtype) -> TeacherSignal:
     return TeacherSignal(logits * mask[:, None], mask, mask.float())
 
 
-def days_of(data: DataSet, history_length: int, double: bool) -> Callable[[int, bool], IterableDataset]:
+def days_of(
+    data: DataSet, history_length: int, double: bool, domains: Sequence[str] | None = None
+) -> Callable[[int, bool], IterableDataset]:
     """What `DayData` asks for."""
     return lambda day, training: Days(
-        DayStream(data, day, BATCH, FEATURES, DENSE, history_length=history_length), double
+        DayStream(data, day, BATCH, FEATURES, DENSE, history_length=history_length, domains=domains), double
     )
 
 
@@ -150,11 +152,12 @@ def callback(double: bool) -> DayCallback:
     return (Uncounted if double else DayCallback)(PLAN, Silence(), {}, "bank")
 
 
-def fit_alone(member: Member, data: DataSet, double: bool) -> Memory:
+def fit_alone(member: Member, data: DataSet, double: bool, domains: Sequence[str] | None = None) -> Memory:
     """One student through the real trainer."""
     memory = Memory()
     module = DistillModule(member.model, member.channels, member.optimizer, memory)
-    fit(module, DayData(days_of(data, member.model.history_length, double), PLAN), callback(double))
+    days = days_of(data, member.model.history_length, double, domains)
+    fit(module, DayData(days, PLAN), callback(double))
     return memory
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from distill.batch import Batch
 from distill.dataset import DataSet
 from distill.errors import NonFiniteError
-from students.bank import Bank, Member
+from students.bank import Bank, BankModule, Member
+from tests.distill.tiny_training import Memory
 from tests.students.bank_training import One, days_of, make, write_days
 
 MEMBERS = [One(0), One(1, {"ah": {"weight": 0.5}}), One(2, {}, {"clip_norm": 0.1}), One(3)]
@@ -131,13 +132,43 @@ def test_a_frozen_member_has_no_part_in_the_means(data: DataSet) -> None:
     assert means.isfinite().all() and bank.take_means() == {}
 
 
-def test_the_last_member_to_fall_stops_the_training(data: DataSet) -> None:
-    bank, batch = bank_of(data, MEMBERS[:2]), batches(data)[0]
-    loss_is_nan(bank)
-    bank.step(batch)
+def fall(bank: Bank, member: int) -> None:
     with torch.no_grad():
-        bank.trunk.heads.bias[0, 0] = torch.nan
+        bank.trunk.heads.bias[member, 0] = torch.nan
+
+
+def test_a_bank_without_a_living_member_does_nothing(data: DataSet) -> None:
+    bank, batch = bank_of(data, MEMBERS[:2]), batches(data)[0]
+    for member in (0, 1):
+        fall(bank, member)
+    bank.step(batch)
+    before = everything(bank)
+    bank.step(batch)
+    assert bank.alive == []
+    assert all(
+        torch.equal(tensor.nan_to_num(), before[name].nan_to_num())
+        for name, tensor in everything(bank).items()
+    )
+
+
+def test_training_stops_when_no_bank_has_a_member_left(data: DataSet) -> None:
+    banks, batch = [bank_of(data, MEMBERS[:1]), bank_of(data, MEMBERS[:1])], batches(data)[0]
+    module = BankModule(banks, [[Memory()], [Memory()]])
+    fall(banks[0], 0)
+    module.training_step(batch, 0)
+    assert banks[1].alive == [0]
+    fall(banks[1], 0)
     with pytest.raises(
-        NonFiniteError, match=r"no member of the bank is left.*member 0: loss is nan.*member 1: loss"
+        NonFiniteError,
+        match=r"bank 0, member 0: loss is nan .*batch 0.*bank 1, member 0: loss is nan .*batch 1",
     ):
-        bank.step(batch)
+        module.training_step(batch, 1)
+
+
+def test_a_frozen_member_is_not_recorded(data: DataSet) -> None:
+    bank, batch, memories = bank_of(data), batches(data)[0], [Memory() for _ in MEMBERS]
+    module = BankModule([bank], [memories])
+    fall(bank, 1)
+    module.training_step(batch, 0)
+    module.validation_step(batch, 0)
+    assert [len(memory.days) for memory in memories] == [1, 0, 1, 1]

@@ -1,0 +1,72 @@
+"""One pass over a day for the banks of several surfaces: rows are decoded once and dealt out by surface."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from distill.batch import Batch
+from distill.block import Block
+from distill.dataset import DataSet
+from distill.stream import DayStream
+
+ROWS = 8192
+"""Rows that are dealt out at once."""
+
+
+class DealtDay(DayStream):
+    """Batches of one day, each of one surface: what `DayStream(domains=surface)` yields of each, in one stream.
+
+    A batch comes as soon as its surface has enough rows; the short ones come at the end, surface by surface. It does
+    not resume in mid-day.
+
+    Args:
+        data, day, batch_size, features, dense: as of `DayStream`.
+        surfaces: for each bank that trains on its own, the names of its domains; no domain twice.
+        options: further arguments of `DayStream`, those that all surfaces share.
+    """
+
+    def __init__(
+        self,
+        data: DataSet,
+        day: int,
+        batch_size: int,
+        features: Sequence[str],
+        dense: Sequence[str],
+        surfaces: Sequence[Sequence[str]],
+        **options: Any,
+    ):
+        names = [name for surface in surfaces for name in surface]
+        assert len(set(names)) == len(names), f"surfaces: got {names}, allowed: each domain once"
+        super().__init__(data, day, batch_size, features, dense, domains=names, **options)
+        self._codes = [torch.tensor([data.schema.domain_index(name) for name in of]) for of in surfaces]
+
+    def __len__(self) -> int:
+        """Batches of all surfaces."""
+        return sum(-(-rows // self.batch_size) for rows in self._rows())
+
+    def state_dict(self) -> dict[str, Any]:
+        raise NotImplementedError("a day that is dealt out does not resume in its middle")
+
+    def _rows(self) -> list[int]:
+        """Rows of the day by surface."""
+        domain = torch.from_numpy(self.data.outcomes(self.day).domain)
+        return [int(torch.isin(domain, codes).sum()) for codes in self._codes]
+
+    def _batches(self, start: int) -> Iterator[Batch]:
+        assert start == 0, "a day that is dealt out begins at its start"
+        waiting: dict[int, Block] = {}
+        for first in range(0, self.reader.rows, ROWS):
+            block = self.reader.read(first, min(first + ROWS, self.reader.rows))
+            for surface, codes in enumerate(self._codes):
+                taken = block.take(torch.isin(block.domain, codes).nonzero().flatten())
+                rows = Block.join([waiting[surface], taken]) if surface in waiting else taken
+                whole = len(rows) // self.batch_size * self.batch_size
+                for begin in range(0, whole, self.batch_size):
+                    yield self._batch(rows.slice(begin, begin + self.batch_size))
+                waiting[surface] = rows.slice(whole, len(rows))
+        for rest in waiting.values():
+            if len(rest):
+                yield self._batch(rest)

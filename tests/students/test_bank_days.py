@@ -1,0 +1,126 @@
+"""Banks of several surfaces and shapes in one pass over the days."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+from torchrec import KeyedJaggedTensor
+
+from distill.batch import Batch, Events
+from distill.dataset import DataSet
+from distill.errors import UserError
+from distill.stream import DayStream
+from distill.training import DayData, fit
+from students.bank import Bank, BankModule, DealtDay, Member, days
+from tests.distill.prepared_data import DENSE
+from tests.distill.tiny_training import Memory
+from tests.students.bank_training import (
+    BATCH,
+    FEATURES,
+    PLAN,
+    Days,
+    One,
+    callback,
+    fit_alone,
+    make,
+    state_of,
+    write_days,
+)
+
+FEED, REELS = ("feed",), ("reels",)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    return write_days(tmp_path_factory.mktemp("data") / "small")
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """All that a batch holds."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, KeyedJaggedTensor):
+        return [value.values(), value.lengths()]
+    if isinstance(value, Batch | Events):
+        return [tensor for part in fields(value) for tensor in tensors(getattr(value, part.name))]
+    return []
+
+
+@pytest.mark.parametrize("rows", [7, 8192])
+def test_each_surface_gets_the_batches_of_its_own_stream(
+    data: DataSet, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(days, "ROWS", rows)
+    dealt = DealtDay(data, 2, BATCH, FEATURES, DENSE, [REELS, FEED], history_length=4)
+    batches = list(dealt)
+    assert len(dealt) == len(batches)
+    for place, surface in enumerate((FEED, REELS)):
+        own = DayStream(data, 2, BATCH, FEATURES, DENSE, history_length=4, domains=surface)
+        mine = [batch for batch in batches if int(batch.domain[0]) == place]
+        assert len(mine) == len(own)
+        for found, expected in zip(mine, own, strict=True):
+            both = list(zip(tensors(found), tensors(expected), strict=True))
+            assert len(both) > 12 and all(torch.equal(*pair) for pair in both)
+
+
+def test_a_surface_that_is_not_asked_for_is_not_dealt_out(data: DataSet) -> None:
+    only = list(DealtDay(data, 1, BATCH, FEATURES, DENSE, [FEED]))
+    assert {int(code) for batch in only for code in batch.domain} == {0}
+
+
+def test_no_domain_is_dealt_out_twice(data: DataSet) -> None:
+    with pytest.raises(AssertionError, match="allowed: each domain once"):
+        DealtDay(data, 1, BATCH, FEATURES, DENSE, [FEED, ("reels", "feed")])
+
+
+def test_banks_of_other_shapes_and_surfaces_equal_students_trained_one_by_one(data: DataSet) -> None:
+    shapes: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
+        ("deepfm", {"history_length": 4}, FEED),
+        ("dlrm", {}, FEED),
+        ("dcn_v2", {"history_length": 4}, REELS),
+    ]
+    members = [One(0), One(1, {"ah": {"weight": 0.5}}, {"learning_rate": 0.02})]
+    makes: list[list[Callable[[], Member]]] = [
+        [partial(make, kind, data, one, True, **options) for one in members] for kind, options, _ in shapes
+    ]
+    memories = [[Memory() for _ in members] for _ in shapes]
+    banks = [Bank(of_bank) for of_bank in makes]
+    module = BankModule(banks, memories, [[data.schema.domain_index(*surface)] for *_, surface in shapes])
+
+    def dealt(day: int, training: bool) -> IterableDataset:
+        stream = DealtDay(data, day, BATCH, FEATURES, DENSE, [FEED, REELS], history_length=4)
+        return Days(stream, True)
+
+    fit(module, DayData(dealt, PLAN), callback(True))
+    for place, (*_, surface) in enumerate(shapes):
+        for number, made in enumerate(makes[place]):
+            member = made()
+            alone = fit_alone(member, data, True, domains=surface)
+            found = banks[place].export(number)
+            for name, tensor in state_of(member).items():
+                assert torch.allclose(found[name], tensor, rtol=1e-9, atol=1e-9), name
+            for day, logits in alone.days.items():
+                torch.testing.assert_close(memories[place][number].days[day], logits, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("one", "options", "message"),
+    [
+        (One(0, {}, {"batch_size": 4}), {"history_length": 4}, "banks: batch_size: got 4, 8"),
+        (One(0), {"history_length": 3}, "banks: history_length: got 3, 4"),
+    ],
+)
+def test_banks_that_need_other_batches_are_refused(
+    data: DataSet, one: One, options: dict[str, Any], message: str
+) -> None:
+    first = Bank([partial(make, "deepfm", data, One(0), False, history_length=4)])
+    second = Bank([partial(make, "deepfm", data, one, False, **options)])
+    with pytest.raises(UserError, match=message):
+        BankModule([first, second], [[Memory()], [Memory()]])
