@@ -33,7 +33,8 @@ def _tile(tiles, heads):
         tl.load(at + 2).to(tl.int32),
         tl.load(at + 4).to(tl.int32),
     )
-    return tl.program_id(0) % heads, first, tl.load(at + 1), length, tl.load(at + 3), others
+    head = (tl.program_id(0) % heads).to(tl.int64)
+    return head, first, tl.load(at + 1), length, tl.load(at + 3), others
 
 
 @triton.jit
