@@ -22,7 +22,14 @@ def forward_flops(x: Tensor, y: Tensor, w: Tensor | None, *norm: Any, out_val: A
 
 @register_flop_formula(torch.ops.gem_distill.wukong_fm_lcb_backward, get_raw=True)
 def backward_flops(
-    grad_p: Tensor, grad_l: Tensor, x: Tensor, y: Tensor, w: Tensor | None, *norm: Any, out_val: Any = None
+    grad_p: Tensor,
+    grad_l: Tensor,
+    p: Tensor,
+    x: Tensor,
+    y: Tensor,
+    w: Tensor | None,
+    *norm: Any,
+    out_val: Any = None,
 ) -> int:
     """Two products for each of the forward pass; what is computed again, Z and under a norm X Z, is not counted."""
     return 2 * forward_flops(x, y, w)

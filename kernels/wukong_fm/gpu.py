@@ -14,6 +14,8 @@ sizes of their blocks (all but BD cover the whole), S partial sums.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -25,22 +27,23 @@ PROGRAMS = 264
 
 def forward(
     x: Tensor, y: Tensor, w: Tensor | None, norm_weight: Tensor | None, norm_bias: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor]:
-    """As `kernels.wukong_fm.cpu.forward`; sizes at most `kernels.wukong_fm.op.GPU_SIZES`."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `kernels.wukong_fm.cpu.forward`, but keeps no P; sizes at most `kernels.wukong_fm.op.GPU_SIZES`."""
     examples, tokens, width, rank, rows = _sizes(x, y, w)
     p = x.new_empty(examples, tokens, rank)
     compressed = x.new_empty(0) if w is None else x.new_empty(examples, rows, width)
     if examples:
         given = _given(x, y, w, norm_weight, norm_bias)
         forward_kernel[(examples,)](
-            *given, p, compressed, tokens, width, rank, rows, eps, y.dim() == 3, **_options(x, y, w)
+            *given, p, compressed, eps, **constants(tokens, width, rank, rows, x.dtype, y.dim() == 3)
         )
-    return p, compressed
+    return p, compressed, x.new_empty(0)
 
 
 def backward(
     grad_p: Tensor,
     grad_l: Tensor,
+    kept: Tensor,
     x: Tensor,
     y: Tensor,
     w: Tensor | None,
@@ -48,15 +51,22 @@ def backward(
     norm_bias: Tensor | None,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """As `kernels.wukong_fm.cpu.backward`."""
-    (examples, *sizes), dx, own = _sizes(x, y, w), x.new_empty(x.shape), y.dim() == 3
-    programs = min(examples, PROGRAMS)
+    """As `kernels.wukong_fm.cpu.backward`, but computes P again for a norm; nothing is kept of it."""
+    examples, tokens, width, rank, rows = _sizes(x, y, w)
+    programs, dx, own = min(examples, PROGRAMS), x.new_empty(x.shape), y.dim() == 3
     dy = x.new_empty(y.shape) if own else _partial(programs, y, x)
     sums = [_partial(programs, tensor, x) for tensor in (w, norm_weight, norm_bias)]
     if programs:
         given = _given(grad_p, grad_l, x, y, w, norm_weight, norm_bias)
         backward_kernel[(programs,)](
-            *given, dx, dy, *sums, examples, *sizes, programs, eps, own, **_options(x, y, w)
+            *given,
+            dx,
+            dy,
+            *sums,
+            examples,
+            programs,
+            eps,
+            **constants(tokens, width, rank, rows, x.dtype, own),
         )
     dw, d_norm_weight, d_norm_bias = (partial.sum(0).to(x.dtype) for partial in sums)
     return dx, dy if own else dy.sum(0).to(x.dtype), dw, d_norm_weight, d_norm_bias
@@ -76,21 +86,19 @@ def _sizes(x: Tensor, y: Tensor, w: Tensor | None) -> tuple[int, ...]:
     return (*x.shape, y.shape[-1], 0 if w is None else len(w))
 
 
-def _options(x: Tensor, y: Tensor, w: Tensor | None) -> dict[str, int]:
-    _, tokens, width, rank, rows = _sizes(x, y, w)
-    return launch(tokens, width, rank, rows, x.dtype)
+def constants(
+    tokens: int, width: int, rank: int, compressed: int, dtype: torch.dtype, own: bool
+) -> dict[str, Any]:
+    """What a kernel is compiled for: sizes, of which a model has few, blocks, and warps of a program.
 
-
-def launch(tokens: int, width: int, rank: int, compressed: int, dtype: torch.dtype) -> dict[str, int]:
-    """Sizes of a launch: blocks, and warps of a program.
-
-    Args: N, D, K and L, and the dtype of all tensors.
+    Args: N, D, K and L, the dtype of all tensors, and whether examples have a Y of their own.
     """
-    whole = {"BN": tokens, "BK": rank, "BL": compressed}
-    sizes = {name: max(triton.next_power_of_2(size), 16) for name, size in whole.items()}
-    most = 16 if dtype == torch.float32 else 32
-    sizes["BD"] = min(max(triton.next_power_of_2(width), 16), most)
-    return sizes | {"num_warps": 8 if max(sizes["BN"], sizes["BL"]) > 64 else 4, "num_stages": 2}
+    sizes = {"N": tokens, "D": width, "K": rank, "L": compressed}
+    blocks = {f"B{name}": max(triton.next_power_of_2(size), 16) for name, size in sizes.items()}
+    exact = dtype == torch.float32  # without tensor cores, products take many more registers
+    blocks["BD"] = min(blocks["BD"], 16 if exact else 32)
+    warps = 8 if exact or max(blocks["BN"], blocks["BL"]) > 64 else 4
+    return sizes | blocks | {"OWN": own, "num_warps": warps, "num_stages": 2}
 
 
 @triton.jit
@@ -102,11 +110,11 @@ def forward_kernel(
     norm_bias_ptr,
     p_ptr,
     l_ptr,
-    N,
-    D,
-    K,
-    L,
     eps,
+    N: tl.constexpr,
+    D: tl.constexpr,
+    K: tl.constexpr,
+    L: tl.constexpr,
     OWN: tl.constexpr,
     BN: tl.constexpr,
     BD: tl.constexpr,
@@ -149,12 +157,12 @@ def backward_kernel(
     d_weight_ptr,
     d_bias_ptr,
     B,
-    N,
-    D,
-    K,
-    L,
     S,
     eps,
+    N: tl.constexpr,
+    D: tl.constexpr,
+    K: tl.constexpr,
+    L: tl.constexpr,
     OWN: tl.constexpr,
     BN: tl.constexpr,
     BD: tl.constexpr,
@@ -166,12 +174,9 @@ def backward_kernel(
     part = tl.program_id(0).to(tl.int64)
     pairs, is_pair = places(N, K, BN, BK)
     dy = tl.zeros((BN, BK), dtype=tl.float32)
-    if w_ptr is not None:
-        w_at, is_w = places(L, N, BL, BN)
-        w = tl.load(w_ptr + w_at, mask=is_w, other=0.0)
-        dw = tl.zeros((BL, BN), dtype=tl.float32)
-    if norm_weight_ptr is not None:
-        d_weight, d_bias = tl.zeros((BN, BK), dtype=tl.float32), tl.zeros((BN, BK), dtype=tl.float32)
+    dw = tl.zeros((BL, BN), dtype=tl.float32)
+    w_at, is_w = places(L, N, BL, BN)
+    d_weight, d_bias = tl.zeros((BN, BK), dtype=tl.float32), tl.zeros((BN, BK), dtype=tl.float32)
     for example in range(part, B, S):
         y = tl.load(y_ptr + (example * N * K if OWN else 0) + pairs, mask=is_pair, other=0.0)
         dp = tl.load(grad_p_ptr + example * N * K + pairs, mask=is_pair, other=0.0).to(tl.float32)
@@ -196,6 +201,8 @@ def backward_kernel(
             dy = tl.dot(x, dz, dy, input_precision="ieee")
             if w_ptr is not None:
                 dl = columns_of(grad_l_ptr + example * L * D, start, L, D, BL, BD)
+                # Read anew from the cache: it has no room in the registers.
+                w = tl.load(w_ptr + w_at, mask=is_w, other=0.0)
                 dx = tl.dot(tl.trans(w), dl, dx, input_precision="ieee")
                 dw = tl.dot(dl, tl.trans(x), dw, input_precision="ieee")
             store_columns(dx_ptr + example * N * D, dx, start, N, D, BN, BD)
@@ -211,21 +218,23 @@ def backward_kernel(
 
 
 @triton.jit
-def places(rows, columns, BR: tl.constexpr, BC: tl.constexpr):
+def places(rows: tl.constexpr, columns: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr):
     """Places in a matrix [rows, columns], and which of them there are, [BR, BC]."""
     row, column = tl.arange(0, BR)[:, None], tl.arange(0, BC)[None, :]
     return row * columns + column, (row < rows) & (column < columns)
 
 
 @triton.jit
-def columns_of(ptr, start, rows, D, BR: tl.constexpr, BD: tl.constexpr):
+def columns_of(ptr, start, rows: tl.constexpr, D: tl.constexpr, BR: tl.constexpr, BD: tl.constexpr):
     """Some columns of a matrix [rows, D], [BR, BD]; 0 beyond."""
     row, column = tl.arange(0, BR)[:, None], start + tl.arange(0, BD)[None, :]
     return tl.load(ptr + row * D + column, mask=(row < rows) & (column < D), other=0.0)
 
 
 @triton.jit
-def store_columns(ptr, values, start, rows, D, BR: tl.constexpr, BD: tl.constexpr):
+def store_columns(
+    ptr, values, start, rows: tl.constexpr, D: tl.constexpr, BR: tl.constexpr, BD: tl.constexpr
+):
     """Write columns of a matrix [rows, D] from [BR, BD]."""
     row, column = tl.arange(0, BR)[:, None], start + tl.arange(0, BD)[None, :]
     tl.store(ptr + row * D + column, values, mask=(row < rows) & (column < D))

@@ -17,7 +17,7 @@ DTYPES = {
     "cpu": (torch.float32, torch.float64),
     "cuda": (torch.float32, torch.float16, torch.bfloat16),
 }
-GPU_SIZES = {"N": 128, "K": 64, "L": 128}
+GPU_SIZES = {"N": 128, "K": 32, "L": 128}
 """Most embeddings, rank and compressed embeddings of the GPU kernels, which keep an example's in registers."""
 
 
@@ -33,7 +33,7 @@ def wukong_fm(
     """Factorization machine of low rank, X (X^T Y), and optionally the linear compression block, W X.
 
     With a norm the interactions leave normed over all N K numbers of an example, as Wukong's MLP takes them; without
-    they leave as they are. Saved for the backward pass are the arguments alone.
+    they leave as they are. Saved for the backward pass are the arguments alone, and on a CPU the norm's input.
 
     Args:
         x: [B, N, D], the embeddings of each example; float32 or float64, on a GPU float32, float16 or bfloat16.
@@ -42,7 +42,7 @@ def wukong_fm(
         norm_weight, norm_bias: [N K], scale and shift of the norm; None for both leaves it out.
         eps: added to the variance in the norm, at least 0.
 
-    All have the dtype and the device of x. A GPU takes N and L up to 128 and K up to 64.
+    All have the dtype and the device of x. A GPU takes N and L up to 128 and K up to 32.
 
     Returns:
         Interactions [B, N, K], and compressed embeddings [B, L, D] (None without w).
@@ -58,7 +58,7 @@ def wukong_fm(
     _check_shapes(x, y, w)
     _check_norm(x, y, norm_weight, norm_bias, eps)
     _check_kind({"x": x, "y": y, "w": w, "norm_weight": norm_weight, "norm_bias": norm_bias})
-    interactions, compressed = fm_lcb(x, y, w, norm_weight, norm_bias, eps)
+    interactions, compressed, _ = fm_lcb(x, y, w, norm_weight, norm_bias, eps)
     return interactions, None if w is None else compressed
 
 
@@ -126,20 +126,25 @@ def _path(x: Tensor) -> ModuleType:
 @torch.library.custom_op("gem_distill::wukong_fm_lcb", mutates_args=(), device_types=tuple(DTYPES))
 def fm_lcb(
     x: Tensor, y: Tensor, w: Tensor | None, norm_weight: Tensor | None, norm_bias: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     return _path(x).forward(x, y, w, norm_weight, norm_bias, eps)
 
 
 @fm_lcb.register_fake
-def _(x: Tensor, y: Tensor, w: Tensor | None, *norm: Any) -> tuple[Tensor, Tensor]:
+def _(
+    x: Tensor, y: Tensor, w: Tensor | None, norm_weight: Tensor | None, norm_bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    pairs = (x.shape[0], x.shape[1], y.shape[-1])
     compressed = x.new_empty(0) if w is None else x.new_empty(x.shape[0], w.shape[0], x.shape[2])
-    return x.new_empty(x.shape[0], x.shape[1], y.shape[-1]), compressed
+    kept = x.device.type == "cpu" and norm_weight is not None
+    return x.new_empty(pairs), compressed, x.new_empty(pairs if kept else 0)
 
 
 @torch.library.custom_op("gem_distill::wukong_fm_lcb_backward", mutates_args=(), device_types=tuple(DTYPES))
 def fm_lcb_backward(
     grad_p: Tensor,
     grad_l: Tensor,
+    p: Tensor,
     x: Tensor,
     y: Tensor,
     w: Tensor | None,
@@ -147,13 +152,14 @@ def fm_lcb_backward(
     norm_bias: Tensor | None,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return _path(x).backward(grad_p, grad_l, x, y, w, norm_weight, norm_bias, eps)
+    return _path(x).backward(grad_p, grad_l, p, x, y, w, norm_weight, norm_bias, eps)
 
 
 @fm_lcb_backward.register_fake
 def _(
     grad_p: Tensor,
     grad_l: Tensor,
+    p: Tensor,
     x: Tensor,
     y: Tensor,
     w: Tensor | None,
@@ -165,14 +171,16 @@ def _(
     return x.new_empty(x.shape), y.new_empty(y.shape), *optional
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     *tensors, ctx.eps = inputs
-    ctx.save_for_backward(*tensors)
+    _, _, p = output
+    ctx.mark_non_differentiable(p)
+    ctx.save_for_backward(p, *tensors)
 
 
-def _backward(ctx: Any, grad_p: Tensor, grad_l: Tensor) -> tuple[Tensor | None, ...]:
-    x, y, *optional = ctx.saved_tensors
-    dx, dy, *found = fm_lcb_backward(grad_p, grad_l, x, y, *optional, ctx.eps)
+def _backward(ctx: Any, grad_p: Tensor, grad_l: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    p, x, y, *optional = ctx.saved_tensors
+    dx, dy, *found = fm_lcb_backward(grad_p, grad_l, p, x, y, *optional, ctx.eps)
     given = (None if t is None else grad for t, grad in zip(optional, found, strict=True))
     return dx, dy, *given, None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,49 +13,24 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import kernels.norm_ffn.flops  # noqa: F401  registers its formula
 from kernels.norm_ffn import cpu, norm_ffn
-from kernels.norm_ffn.op import ACTIVATIONS, ffn
+from kernels.norm_ffn.op import ffn
 from kernels.norm_ffn.reference import norm_ffn as reference
+from tests.kernels.norm_ffn_cases import FORMS, assert_as_exact, draw, poisoned_memory, run
 
 # (T, D, F): ones, off the powers of two, more rows than a chunk has, an empty batch.
 SHAPES = [(1, 1, 1), (5, 6, 11), (33, 12, 5), (129, 8, 16), (0, 4, 7)]
-FORMS = [(activation, gated) for activation in ACTIVATIONS for gated in (False, True)]
 
 
 @pytest.fixture(autouse=True)
-def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Memory that an operator asks for and does not write holds NaN, not a lucky zero."""
-    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    assert torch.empty(1).isnan()
-    yield
-    torch.use_deterministic_algorithms(before)
+def poisoned() -> Iterator[None]:
+    with poisoned_memory():
+        yield
 
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The cases here are cut into several chunks, the last one smaller."""
     monkeypatch.setattr(cpu, "HIDDEN_BYTES", 4096)
-
-
-def draw(shape: Sequence[int], gated: bool = False, dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    """x and the six parameters, in the operator's order."""
-    rows, width, units = shape
-    first = 2 * units if gated else units
-    sizes = [(rows, width), (width,), (width,), (first, width), (first,), (width, units), (width,)]
-    generator = torch.Generator().manual_seed(0)
-    drawn = [torch.randn(size, dtype=torch.float64, generator=generator) for size in sizes]
-    drawn[3], drawn[5] = drawn[3] / width**0.5, drawn[5] / units**0.5
-    return [tensor.to(dtype) for tensor in drawn]
-
-
-def run(function: Callable[..., Tensor], inputs: Sequence[Tensor], **settings: Any) -> list[Tensor]:
-    """Output, and the gradients of a fixed random function of it."""
-    leaves = [x.detach().clone().requires_grad_() for x in inputs]
-    out = function(*leaves, **settings)
-    gradient = torch.randn(out.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
-    found = torch.autograd.grad(out, leaves, gradient.to(out), materialize_grads=True)
-    return [out.detach(), *found]
 
 
 def test_reference_by_hand() -> None:
@@ -99,11 +74,7 @@ def test_float64_equals_reference(shape: tuple[int, ...], activation: str, gated
 def test_float32_errs_at_most_thrice_as_much_as_the_reference(activation: str, gated: bool) -> None:
     inputs = draw((257, 24, 40), gated, torch.float32)
     settings: dict[str, Any] = {"activation": activation, "gated": gated}
-    exact = run(reference, [x.double() for x in inputs], **settings)
-    plain, mine = run(reference, inputs, **settings), run(norm_ffn, inputs, **settings)
-    for truth, theirs, got in zip(exact, plain, mine, strict=True):
-        allowed = 3 * (theirs.double() - truth).abs().max() + 1e-6
-        assert (got.double() - truth).abs().max() <= allowed
+    assert_as_exact(run(norm_ffn, inputs, **settings), inputs, 1e-6, **settings)
 
 
 @pytest.mark.parametrize("activation", ["gelu", "silu"])  # ReLU has a corner
