@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+import experiments.catalog  # noqa: F401  fills the registries
 from distill.errors import ConfigErrors
 from experiments.__main__ import main
 from experiments.studies.transfer.file import Transfer, read_transfer
@@ -137,6 +139,15 @@ def tuned(folder: Path, base: Path, trials: dict[str, Any], experiment: Path | N
 
 def test_equally_many_trials_of_every_channel_set_are_taken(small: Path, tmp_path: Path) -> None:
     study = tuned(tmp_path, small, {"none": [{}, {}], "thin/ah": [{}, {}]})
+    assert set(load_slices(read_transfer(study), study, [])) == {"core", "fresh"}
+
+
+def test_a_student_without_trials_takes_what_was_found_with_another(small: Path, tmp_path: Path) -> None:
+    base = yaml.safe_load(small.read_text())
+    base["students"].append(deepcopy(base["students"][0]) | {"name": "twin"})
+    twins = tmp_path / "twins.yaml"
+    twins.write_text(yaml.safe_dump(base))
+    study = tuned(tmp_path / "study", twins, {"thin/none": [{}], "thin/ah": [{}]})
     assert set(load_slices(read_transfer(study), study, [])) == {"core", "fresh"}
 
 

@@ -13,7 +13,7 @@ from distill.load_config import LoadedConfig
 from experiments.studies import domains
 from experiments.studies.files import load_all, overrides
 from experiments.studies.transfer.file import CORE, Slice, Transfer
-from experiments.studies.tuning import OF, read_tuning
+from experiments.studies.tuning import OF, Tuning, read_tuning
 
 NONE = "none"
 
@@ -79,15 +79,16 @@ def _unknown(study: Transfer, path: Path, base: ExperimentConfig) -> Iterator[Pr
 
 
 def _untuned(study: Transfer, path: Path, base: ExperimentConfig) -> Iterator[Problem]:
-    """Channel sets of students for which the tuning file has no trials."""
+    """Channel sets without trials, of students that have been tuned; others take settings that were found with these."""
     if study.tuning is None:
         return
     tuning = read_tuning(Path(study.tuning))
     if Path(tuning.experiment) != Path(study.experiment):
         yield Problem(str(path), "tuning", f"trials of {tuning.experiment}", f"trials of {study.experiment}")
+    tuned = tuned_students(tuning, base)
     missing = [
         f"{student.name}{OF}{channel}"
-        for student in base.students
+        for student in tuned or base.students
         for channel in student.channels
         if not tuning.of(student.name, channel)
     ]
@@ -95,3 +96,12 @@ def _untuned(study: Transfer, path: Path, base: ExperimentConfig) -> Iterator[Pr
         yield Problem(
             str(path), "tuning", f"no trials of {', '.join(missing)}", "equally many for every channel set"
         )
+
+
+def tuned_students(tuning: Tuning, base: ExperimentConfig) -> list[StudentConfig]:
+    """The students of an experiment of which a tuning file has trials."""
+    return [
+        student
+        for student in base.students
+        if any(tuning.of(student.name, channel) for channel in student.channels)
+    ]

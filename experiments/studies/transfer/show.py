@@ -15,7 +15,7 @@ from distill.transfer import MACRO, STUDENT, TEACHER
 from experiments.studies.text import UNDEFINED, new_table, number, print_table
 from experiments.studies.transfer import bars, calibration
 from experiments.studies.transfer.run import Transferred
-from experiments.studies.tuning import read_tuning
+from experiments.studies.tuning import OF, read_tuning
 
 Row = Mapping[str, Any]
 
@@ -58,8 +58,11 @@ def print_transfer(found: Transferred, console: Console) -> None:
 def _settings(tuning: str | None) -> str:
     if tuning is None:
         return "defaults, chosen by no trial"
-    trials = len(next(iter(read_tuning(Path(tuning)).trials.values())))
-    return f"the best of {trials} trials of every channel set ({Path(tuning).name})"
+    trials = read_tuning(Path(tuning)).trials
+    students = dict.fromkeys(name.split(OF)[0] for name in trials if OF in name)
+    found_with = f", found with {', '.join(students)}" if students else ""
+    count = len(next(iter(trials.values())))
+    return f"the best of {count} trials of every channel set{found_with} ({Path(tuning).name})"
 
 
 def _ratios(condition: tuple[Any, ...], task: str, rows: Sequence[Row], ratios: Sequence[Row]) -> Table:
