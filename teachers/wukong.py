@@ -5,6 +5,8 @@ Shape letters: B examples, n tokens in, d width, k rank, n_F and n_L tokens out 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -54,11 +56,18 @@ class WukongLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Args: x float32 [B, n, d]. Returns: [B, n_F + n_L, d]."""
         low_rank = self.low_rank if self.of_example is None else self.low_rank + self.of_example(x)
-        pairs, linear = wukong_fm(x, low_rank, self.compress)
+        pairs, linear = wukong_fm(x, low_rank, self.compress, **self._norm_of_pairs())
         assert linear is not None
-        fm = self.mlp(self.norm_pairs(pairs.flatten(1))).view(-1, self.fm_tokens, self.dim)
+        fm = self.mlp(pairs.flatten(1)).view(-1, self.fm_tokens, self.dim)
         compressed, residual = linear.split([self.tokens_out - self.fm_tokens, self.tokens_out], dim=1)
         return self.norm(torch.cat([fm, compressed], dim=1) + residual)
+
+    def _norm_of_pairs(self) -> dict[str, Any]:
+        """As the operator takes it, which norms the pairs where it makes them."""
+        norm = self.norm_pairs
+        if not isinstance(norm, nn.LayerNorm):
+            return {}
+        return {"norm_weight": norm.weight, "norm_bias": norm.bias, "eps": norm.eps}
 
 
 class ExampleProjection(nn.Module):

@@ -42,6 +42,20 @@ def test_layer_follows_the_equations(attentive):
         torch.testing.assert_close(found, layer.norm(torch.cat([fmb, lcb]) + residual))
 
 
+def test_the_norm_of_the_pairs_keeps_its_names_and_its_eps():
+    layer: Any = build(attentive=False).double()
+    assert {"norm_pairs.weight", "norm_pairs.bias"} <= set(layer.state_dict())
+    torch.nn.init.normal_(layer.norm_pairs.weight)
+    torch.nn.init.normal_(layer.norm_pairs.bias)
+    layer.norm_pairs.eps = 0.5
+    x = torch.randn(6, TOKENS, DIM, dtype=torch.float64)
+    pairs = torch.stack([sample @ sample.T @ layer.low_rank for sample in x])
+    together = layer.compress @ x
+    fmb = layer.mlp(layer.norm_pairs(pairs.flatten(1))).view(6, FM, DIM)
+    expected = torch.cat([fmb, together[:, :LINEAR]], dim=1) + together[:, LINEAR:]
+    torch.testing.assert_close(layer(x), layer.norm(expected))
+
+
 @pytest.mark.parametrize("attentive", [False, True])
 def test_every_parameter_gets_a_gradient(attentive):
     layer = build(attentive)
