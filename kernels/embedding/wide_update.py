@@ -69,7 +69,7 @@ def _by_feature(wide: Tensor, bags: Bags) -> tuple[Tensor, Tensor]:
     """Views of [bags, N, D], the features' as [N, B, F, D] and the events' as [N, T, D]."""
     of_features = bags.fields * bags.batch
     features, events = wide.split([of_features, len(bags) - of_features])
-    by_example = features.view(bags.fields, bags.batch, *wide.shape[1:]).permute(2, 1, 0, 3)
+    by_example = features.view(bags.batch, bags.fields, *wide.shape[1:]).permute(2, 0, 1, 3)
     return by_example, events.transpose(0, 1)
 
 
