@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
+
+DRIVER = Path("/proc/driver/nvidia/gpus")
 
 
 @dataclass(frozen=True)
@@ -37,18 +40,26 @@ def kernels() -> list[Kernel]:
         ),
         Kernel(
             "jagged_attention",
-            "softmax attention within rows of any length: self, cross, pooling by seeds",
-            *_dense_path("rows of equal length share one flash call"),
+            "attention within rows of any length, by softmax, SiLU, GELU or squared ReLU: self, cross, window, seeds",
+            *_dense_path(
+                "rows of equal length share one flash call, or batched products without a softmax",
+                "heads of up to 256 numbers",
+            ),
         ),
         Kernel(
             "jagged_mix",
             "a matrix of each example's own, applied to its tokens, whatever their number",
-            *_dense_path("weighted sums as of embedding bags"),
+            *_dense_path("weighted sums as of embedding bags", None),
+        ),
+        Kernel(
+            "norm_ffn",
+            "layer norm, feed-forward or gated block, residual, the hidden layer computed again going back",
+            *_dense_path("products of many rows, in chunks that stay in the cache", "widths of up to 128"),
         ),
         Kernel(
             "wukong_fm",
-            "Wukong's factorization machine of low rank, with linear compression",
-            *_dense_path("batched products, closed backward"),
+            "Wukong's factorization machine of low rank, with linear compression and the norm of its pairs",
+            *_dense_path("batched products, closed backward", "tokens, widths and ranks that fit its tiles"),
         ),
     ]
 
@@ -68,10 +79,27 @@ def _embedding_path() -> tuple[str, str]:
     )
 
 
-def _dense_path(how: str) -> tuple[str, str]:
+def _dense_path(on_cpu: str, on_gpu: str | None) -> tuple[str, str]:
+    """Path and reason of an operator without tables.
+
+    Args:
+        on_cpu: how the CPU path works.
+        on_gpu: what the Triton path takes; None where there is none.
+    """
     if find_spec("torch") is None:
         return "unavailable", "torch is not installed"
-    return "cpu-fast", f"{how}; no GPU kernel yet, tensors on a GPU are refused"
+    if on_gpu is None:
+        return "cpu-fast", f"{on_cpu}; no GPU kernel yet, tensors on a GPU are refused"
+    if find_spec("triton") is None:
+        return "cpu-fast", f"{on_cpu}; triton is not installed, tensors on a GPU are refused"
+    if _has_gpu():
+        return "triton", f"on the GPU, {on_gpu}; tensors on the CPU: {on_cpu}"
+    return "cpu-fast", f"{on_cpu}; no GPU here, where Triton kernels would take {on_gpu}"
+
+
+def _has_gpu() -> bool:
+    """Whether NVIDIA's driver lists a GPU; asking torch would take a second."""
+    return any(DRIVER.glob("*"))
 
 
 def _version(distribution: str) -> str | None:

@@ -20,7 +20,7 @@ def test_every_folder_of_kernels_is_listed_once() -> None:
 
 def test_every_entry_says_what_path_and_why_in_one_line() -> None:
     for kernel in catalog.kernels():
-        assert kernel.path in {"fbgemm-cpu", "cpu-fast"}
+        assert kernel.path in {"fbgemm-cpu", "cpu-fast", "triton"}
         assert kernel.summary and kernel.why and "\n" not in kernel.summary + kernel.why
 
 
@@ -32,6 +32,20 @@ def test_the_cpu_build_of_fbgemm_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 def test_what_is_not_installed_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog, "find_spec", lambda name: None)
     assert [kernel.path for kernel in catalog.kernels()] == ["unavailable"] * len(FOLDERS)
+
+
+def test_with_a_gpu_the_operators_that_have_a_triton_path_take_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog, "DRIVER", tmp_path)
+    assert not [kernel.name for kernel in catalog.kernels() if kernel.path == "triton"]
+    (tmp_path / "0000:01:00.0").mkdir()
+    took = [kernel.name for kernel in catalog.kernels() if kernel.path == "triton"]
+    assert took == [
+        folder for folder in FOLDERS if (Path(kernels.__file__).parent / folder / "gpu.py").is_file()
+    ]
+    monkeypatch.setattr(catalog, "find_spec", lambda name: None if name == "triton" else object())
+    assert not [kernel.name for kernel in catalog.kernels() if kernel.path == "triton"]
 
 
 def test_listing_imports_neither_torch_nor_torchrec() -> None:
