@@ -79,7 +79,7 @@ def _unknown(study: Transfer, path: Path, base: ExperimentConfig) -> Iterator[Pr
 
 
 def _untuned(study: Transfer, path: Path, base: ExperimentConfig) -> Iterator[Problem]:
-    """Channel sets without trials, of students that have been tuned; others take settings that were found with these."""
+    """Channel sets without trials, of students that have been tuned; others take what was found with these."""
     if study.tuning is None:
         return
     tuning = read_tuning(Path(study.tuning))
