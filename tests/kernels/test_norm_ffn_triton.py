@@ -107,6 +107,13 @@ KERNELS = [compiled.forward_kernel, compiled.backward_rows_kernel, compiled.back
 SUMS = {"d_folded_ptr", "d_shift_ptr", "d_w2_ptr", "d_b2_ptr"}
 
 
+def signature_of(kernel: Any, constants: dict[str, Any], rows: str, products: str) -> dict[str, str]:
+    """Types of what is no constant, of whole tensors whose width and hidden units sixteen divides."""
+    types = {"T": "i32", "D": "i32:16", "F": "i32:16", "P": "i32", "eps": "fp32"}
+    types |= dict.fromkeys(SUMS, "*fp32:16") | dict.fromkeys(("w1_ptr", "w2_ptr"), f"*{products}:16")
+    return {name: types.get(name, f"*{rows}:16") for name in kernel.arg_names if name not in constants}
+
+
 @pytest.mark.parametrize("capability", [90, 80])
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["forward", "rows", "weights"])
 @pytest.mark.parametrize(
@@ -125,12 +132,7 @@ def test_it_compiles_for_a_gpu_without_spilling(
     short = {torch.float32: "fp32", torch.bfloat16: "bf16"}
     constants: dict[str, Any] = {"ACTIVATION": "gelu", "GATED": gated}
     constants |= {"BT": size.rows, "BD": width, "BF": size.units}
-    types = {"T": "i32", "D": "i32:16", "F": "i32:16", "P": "i32", "eps": "fp32"}
-    types |= dict.fromkeys(SUMS, "*fp32:16")
-    types |= dict.fromkeys(("w1_ptr", "w2_ptr"), f"*{short[products]}:16")
-    signature = {
-        name: types.get(name, f"*{short[rows]}:16") for name in kernel.arg_names if name not in constants
-    }
+    signature = signature_of(kernel, constants, short[rows], short[products])
     code = lowered(kernel, signature, constants, capability, num_warps=size.warps, num_stages=size.stages)
     # 32 bytes: less than a hundredth of what a thread holds, out of the loops.
     assert code.spilled <= 32 and code.registers <= 255
@@ -139,3 +141,12 @@ def test_it_compiles_for_a_gpu_without_spilling(
         assert "mma" in code.ptx
     else:
         assert "mma" not in code.ptx and "tf32" not in code.ptx
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.__name__)
+def test_it_compiles_for_sizes_of_one(kernel: Any) -> None:
+    # Triton makes a constant of every number that is 1.
+    ones = {name: 1 for name in "TDFP" if name in kernel.arg_names}
+    constants: dict[str, Any] = {"ACTIVATION": "silu", "GATED": True, "BT": 16, "BD": 16, "BF": 16} | ones
+    code = lowered(kernel, signature_of(kernel, constants, "fp16", "fp16"), constants, 90, num_warps=4)
+    assert code.spilled == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -98,6 +99,14 @@ COSTS = [
 ]
 
 
+def signature_of(kernel: Any, constants: dict[str, Any], dtype: torch.dtype) -> dict[str, str]:
+    """Types of what is no constant, of whole tensors."""
+    sums = ["dy_ptr", "dw_ptr", "d_weight_ptr", "d_bias_ptr"]
+    types = {"B": "i32", "S": "i32", "eps": "fp32"} | dict.fromkeys(sums, "*fp32:16")
+    pointer = {torch.float32: "*fp32:16", torch.bfloat16: "*bf16:16"}[dtype]
+    return {name: types.get(name, pointer) for name in kernel.arg_names if name not in constants}
+
+
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize(
     ("sizes", "dtype", "capability", "spilled"),
@@ -110,10 +119,7 @@ def test_it_compiles_for_a_gpu(
     kernel = compiled.backward_kernel if backward else compiled.forward_kernel
     constants = compiled.constants(*sizes, dtype, own=False)
     options = {name: constants.pop(name) for name in ("num_warps", "num_stages")}
-    sums = ["dy_ptr", "dw_ptr", "d_weight_ptr", "d_bias_ptr"]
-    types = {"B": "i32", "S": "i32", "eps": "fp32"} | dict.fromkeys(sums, "*fp32:16")
-    pointer = {torch.float32: "*fp32:16", torch.bfloat16: "*bf16:16"}[dtype]
-    signature = {name: types.get(name, pointer) for name in kernel.arg_names if name not in constants}
+    signature = signature_of(kernel, constants, dtype)
     code = lowered(kernel, signature, constants, capability, **options)
     assert code.spilled <= spilled and code.registers <= 255
     assert code.shared <= SHARED_MEMORY[capability]
@@ -121,3 +127,17 @@ def test_it_compiles_for_a_gpu(
         assert "mma" in code.ptx
     else:
         assert "mma" not in code.ptx and "tf32" not in code.ptx
+
+
+@pytest.mark.parametrize("given", ["all", "none of w and norm"])
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("kernel", [compiled.forward_kernel, compiled.backward_kernel], ids=str)
+def test_it_compiles_for_sizes_of_one(kernel: Any, own: bool, given: str) -> None:
+    # Triton makes a constant of every number that is 1, and of what is None.
+    constants = compiled.constants(1, 1, 1, 1, torch.bfloat16, own)
+    options = {name: constants.pop(name) for name in ("num_warps", "num_stages")}
+    constants |= {name: 1 for name in "BS" if name in kernel.arg_names}
+    if given != "all":
+        constants |= dict.fromkeys(["w_ptr", "norm_weight_ptr", "norm_bias_ptr"])
+    code = lowered(kernel, signature_of(kernel, constants, torch.bfloat16), constants, 90, **options)
+    assert code.spilled == 0
