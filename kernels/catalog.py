@@ -59,7 +59,7 @@ def kernels() -> list[Kernel]:
         Kernel(
             "wukong_fm",
             "Wukong's factorization machine of low rank, with linear compression and the norm of its pairs",
-            *_dense_path("batched products, closed backward", "tokens, widths and ranks that fit its tiles"),
+            *_dense_path("batched products, closed backward", "up to 128 tokens and rank 32"),
         ),
     ]
 
