@@ -10,6 +10,7 @@ import torch
 from distill.batch import Batch
 from distill.block import Block
 from distill.dataset import DataSet
+from distill.day_reader import DayReader
 from distill.stream import DayStream
 
 ROWS = 8192
@@ -25,7 +26,11 @@ class DealtDay(DayStream):
     Args:
         data, day, batch_size, features, dense: as of `DayStream`.
         surfaces: for each bank that trains on its own, the names of its domains; no domain twice.
-        options: further arguments of `DayStream`, those that all surfaces share.
+        options: further arguments of `DayStream`, those that all surfaces share; one shard only.
+
+    Raises:
+        ValueError: a domain that stands twice, or several shards.
+        DataError: as `DayStream` of each surface.
     """
 
     def __init__(
@@ -39,21 +44,27 @@ class DealtDay(DayStream):
         **options: Any,
     ):
         names = [name for surface in surfaces for name in surface]
-        assert len(set(names)) == len(names), f"surfaces: got {names}, allowed: each domain once"
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"surfaces: got {', '.join(names)}, allowed: each domain once. Leave out repeated ones"
+            )
+        shards = options.get("num_shards", 1)
+        if shards != 1:
+            raise ValueError(f"num_shards: got {shards}, allowed: 1. Train a bank in one process")
         super().__init__(data, day, batch_size, features, dense, domains=names, **options)
         self._codes = [torch.tensor([data.schema.domain_index(name) for name in of]) for of in surfaces]
+        # Of wanted rows: sampled negatives are counted as a stream of the surface alone would count them.
+        self._rows = [
+            DayReader(data, day, (), (), surface, False, self.reader.labels, self.reader.negatives).rows
+            for surface in surfaces
+        ]
 
     def __len__(self) -> int:
         """Batches of all surfaces."""
-        return sum(-(-rows // self.batch_size) for rows in self._rows())
+        return sum(-(-rows // self.batch_size) for rows in self._rows)
 
     def state_dict(self) -> dict[str, Any]:
         raise NotImplementedError("a day that is dealt out does not resume in its middle")
-
-    def _rows(self) -> list[int]:
-        """Rows of the day by surface."""
-        domain = torch.from_numpy(self.data.outcomes(self.day).domain)
-        return [int(torch.isin(domain, codes).sum()) for codes in self._codes]
 
     def _batches(self, start: int) -> Iterator[Batch]:
         assert start == 0, "a day that is dealt out begins at its start"

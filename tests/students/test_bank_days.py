@@ -16,8 +16,9 @@ from torchrec import KeyedJaggedTensor
 from distill.batch import Batch, Events
 from distill.dataset import DataSet
 from distill.errors import UserError
+from distill.sampling import NegativeSampling
 from distill.stream import DayStream
-from distill.training import DayData, fit
+from distill.training import DayData, DayReport, fit
 from students.bank import Bank, BankModule, DealtDay, Member, days
 from tests.distill.prepared_data import DENSE
 from tests.distill.tiny_training import Memory
@@ -76,7 +77,7 @@ def test_a_surface_that_is_not_asked_for_is_not_dealt_out(data: DataSet) -> None
 
 
 def test_no_domain_is_dealt_out_twice(data: DataSet) -> None:
-    with pytest.raises(AssertionError, match="allowed: each domain once"):
+    with pytest.raises(ValueError, match="surfaces: got feed, reels, feed, allowed: each domain once"):
         DealtDay(data, 1, BATCH, FEATURES, DENSE, [FEED, ("reels", "feed")])
 
 
@@ -108,6 +109,36 @@ def test_banks_of_other_shapes_and_surfaces_equal_students_trained_one_by_one(da
                 assert torch.allclose(found[name], tensor, rtol=1e-9, atol=1e-9), name
             for day, logits in alone.days.items():
                 torch.testing.assert_close(memories[place][number].days[day], logits, rtol=1e-9, atol=1e-9)
+
+
+def fit_dealt(data: DataSet, **options: Any) -> tuple[BankModule, list[DayReport]]:
+    """One student on each surface, on days that are dealt out; the options hold for days trained on."""
+    banks = [Bank([partial(make, "deepfm", data, One(seed), False)]) for seed in (0, 1)]
+    module = BankModule(banks, [[Memory()], [Memory()]], [[0], [1]])
+
+    def dealt(day: int, training: bool) -> IterableDataset:
+        return DealtDay(data, day, BATCH, FEATURES, DENSE, [FEED, REELS], **options if training else {})
+
+    return module, fit(module, DayData(dealt, PLAN), callback(False))
+
+
+def test_sampled_negatives_are_counted_and_trained_on(data: DataSet) -> None:
+    negatives = NegativeSampling("click", 0.2)
+    module, reports = fit_dealt(data, negatives=negatives)
+    streams = [
+        DayStream(data, day, BATCH, FEATURES, DENSE, domains=surface, negatives=negatives)
+        for day in (1, 2)
+        for surface in (FEED, REELS)
+    ]
+    kept = [len(batch) for stream in streams for batch in stream]
+    assert [report.day for report in reports] == [1, 2]
+    assert module.steps == len(kept) < sum(-(-30 // BATCH) for _ in streams)
+    assert reports[-1].examples_seen == sum(kept)
+
+
+def test_shards_are_refused(data: DataSet) -> None:
+    with pytest.raises(ValueError, match="num_shards: got 2, allowed: 1"):
+        fit_dealt(data, shard=1, num_shards=2)
 
 
 @pytest.mark.parametrize(
