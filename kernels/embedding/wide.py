@@ -6,7 +6,7 @@ couple the members. Each member is updated as `EmbeddingTables` of its own would
 member at a time); several processes do not share the rows.
 
 Shape letters: N members, E rows of all features, D embedding dim, B examples, F features, T history events of the
-batch.
+batch, U different rows among the batch's ids.
 """
 
 from __future__ import annotations
@@ -141,18 +141,21 @@ class WideTables(nn.Module):
         if not bags.rows.numel():
             return
         rows, wide = summed(bags, gradient)
-        g = wide.view(len(rows), self.members, self.dim)
-        squares = torch.linalg.vecdot(g, g) / self.dim
-        # The squares of finite numbers may overflow; only a gradient that is itself not finite freezes.
+        g, squares = self._of_living(wide.view(len(rows), self.members, self.dim))
+        # The squares of finite numbers may overflow; only a gradient that is itself not finite freezes. That of a row
+        # is: a sum has no finite value where a term has none, and finite terms may overflow.
         if not bool(squares.sum(0).isfinite().all()):
-            finite = gradient.view(-1, self.members, self.dim).isfinite()
-            self.alive &= finite.all(2).all(0)
-        if not bool(self.alive.all()):
-            squares = torch.where(self.alive, squares, 0)
-            g = torch.where(self.alive.unsqueeze(1), g, 0)
+            self.alive &= _finite(g)
+            g, squares = self._of_living(g)
         self.moment.index_add_(0, rows, squares)
         steps = -self.learning_rates / (self.moment.index_select(0, rows).sqrt() + EPS)
         self.weight.index_add_(0, rows, g.mul_(steps.unsqueeze(2)).flatten(1))
+
+    def _of_living(self, g: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows' gradients [U, N, D] and their mean squares [U, N], 0 for members that are frozen."""
+        if not bool(self.alive.all()):
+            g = torch.where(self.alive.unsqueeze(1), g, 0)
+        return g, torch.linalg.vecdot(g, g) / self.dim
 
     def freeze(self, member: int) -> None:
         """Leave a member's rows as they are from now on."""
@@ -187,3 +190,8 @@ class WideTables(nn.Module):
     def _columns(self, member: int) -> Tensor:
         """A member's rows, a view [E, D]."""
         return self.weight.view(-1, self.members, self.dim)[:, member]
+
+
+def _finite(g: Tensor) -> Tensor:
+    """bool [N], members whose gradients [U, N, D] are all finite."""
+    return g.isfinite().all(2).all(0)

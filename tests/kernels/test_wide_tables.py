@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels.embedding import EmbeddingTables, History, WideTables
+from kernels.embedding import wide as wide_tables
 from kernels.embedding.wide_reference import ReferenceTables
 from tests.kernels.test_embedding import DIM, SIZES, keyed, random_batch
 
@@ -155,6 +156,37 @@ def test_large_finite_gradients_whose_squares_overflow_freeze_nobody() -> None:
     wide = make(tables={"item": 2}, dim=4)
     wide(keyed({"item": [[0], [1]]})).features.backward(torch.full((MEMBERS, 2, 1, 4), 1e30))
     assert wide.alive.all() and wide.weight.isfinite().all()
+
+
+def test_finite_gradients_whose_sum_overflows_freeze_their_member() -> None:
+    wide, whole = make(tables={"item": 2}, dim=4), make(tables={"item": 2}, dim=4)
+    before = wide.export(1)
+    for tables, largest in ((wide, 3e38), (whole, 1.0)):
+        gradient = torch.ones(MEMBERS, 2, 1, 4)
+        gradient[1] = largest
+        tables(keyed({"item": [[1], [1]]})).features.backward(gradient)
+    assert wide.alive.tolist() == [True, False, True, True]
+    assert all(torch.equal(wide.export(1)[name], tensor) for name, tensor in before.items())
+    for member in (0, 2, 3):
+        found, expected = wide.export(member), whole.export(member)
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_frozen_members_gradient_is_not_searched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[Tensor] = []
+
+    def search(g: Tensor) -> Tensor:
+        searched.append(g)
+        return g.isfinite().all(2).all(0)
+
+    def spoil(features: Tensor, events: Tensor) -> None:
+        features[1] = torch.nan
+
+    monkeypatch.setattr(wide_tables, "_finite", search)
+    wide = make()
+    for step in range(3):
+        step_of(wide, step, spoil)
+    assert len(searched) == 1 and wide.alive.tolist() == [True, False, True, True]
 
 
 def test_a_row_hit_as_target_and_in_history_is_updated_once_with_the_summed_gradient() -> None:
