@@ -63,24 +63,23 @@ class BankAdam:
 
     @torch.no_grad()
     def clip(self) -> Tensor:
-        """Shorten each member's gradient to its `clip_norm`, part by part.
+        """Shorten each member's gradient to its `clip_norm`, part by part; one of 0 leaves it as it is.
 
         Returns:
-            float [N], the largest norm of each member's parts; 0 where nothing is clipped.
+            float [N], the largest norm of each member's parts, before it is shortened.
         """
         largest = torch.zeros_like(self._limits)
-        if not self._clips:
-            return largest
         for part in self.parts:
             gradients = [stack.parameter.grad for stack in part if stack.parameter.grad is not None]
             if not gradients:
                 continue
             norms = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in gradients])
             norm = torch.linalg.vector_norm(norms, dim=0)
-            factor = torch.where(self._limits > 0, (self._limits / (norm + 1e-6)).clamp_max(1), 1)
-            for gradient in gradients:
-                gradient.mul_(factor.view(-1, *[1] * (gradient.dim() - 1)))
-            largest = torch.where(self._limits > 0, torch.maximum(largest, norm), largest)
+            largest = torch.maximum(largest, norm)
+            if self._clips:
+                factor = torch.where(self._limits > 0, (self._limits / (norm + 1e-6)).clamp_max(1), 1)
+                for gradient in gradients:
+                    gradient.mul_(factor.view(-1, *[1] * (gradient.dim() - 1)))
         return largest
 
     @torch.no_grad()

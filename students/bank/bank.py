@@ -29,7 +29,8 @@ class Bank(nn.Module):
     """N students in one.
 
     A member whose loss or gradient is not finite is frozen: it stays as it is, `frozen` says why, and the others go on
-    as if it had never been there.
+    as if it had never been there. Where it is the dense gradient, the rows of its tables have taken that step already:
+    they are updated in the backward pass.
 
     Args:
         makes: one function a member, called one after the other; the first once more, for `plain`.
@@ -122,7 +123,10 @@ class Bank(nn.Module):
         return state | {f"tables.{name}": tensor for name, tensor in self.tables.export(member).items()}
 
     def take_means(self) -> dict[str, Tensor]:
-        """Means of what was logged since the last call, over each member's steps: float64 [N] by name."""
+        """Means of what was logged since the last call, over each member's steps: float64 [N] by name.
+
+        NaN for a member without steps, or without the channel that the name is of.
+        """
         means = {name: total / self.steps for name, total in self.sums.items()}
         self.sums, self.steps = {}, torch.zeros_like(self.steps)
         return means

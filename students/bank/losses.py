@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
@@ -25,14 +26,17 @@ class StackedChannel(nn.Module):
         student: what the channel asks of a student: tasks and sampling.
 
     Attributes:
+        has: bool [N], the members that have the channel; what it says of the others is of no use.
         weights: float [N].
         loss: (output, batch) of one member to the unweighted loss and what is logged.
     """
 
+    has: Tensor
     weights: Tensor
 
     def __init__(self, stack: ChannelStack, student: Architecture):
         super().__init__()
+        self.register_buffer("has", stack.has)
         self.register_buffer("weights", stack.weights)
         self._loss = [_Loss(stack.form, student)]  # in a list: the parameters are those below
         for name, tensor in stack.tensors.items():
@@ -71,7 +75,7 @@ def losses(
         members: N.
 
     Returns:
-        [N], and what is logged, [N] by name.
+        [N], and what is logged, [N] by name: NaN for members without the channel that it is of.
     """
 
     def folded(x: Tensor) -> Tensor:
@@ -79,16 +83,34 @@ def losses(
 
     labels, mask = batch.labels[:, student.task_index], batch.label_mask[:, student.task_index]
 
-    def of_member(logits: Tensor, taps: dict[str, Tensor], tensors: Mapping[str, Any]) -> tuple[Tensor, Any]:
-        one = Output(logits, taps)
-        extras = {name: functional_call(channels[name].loss, tensors[name], (one, batch)) for name in tensors}
+    def of_member(
+        logits: Tensor, taps: dict[str, Tensor], tensors: Mapping[str, Any], has: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Any]:
+        extras = {}
+        for name, own in tensors.items():
+            # Both ways: the factor 0 alone would make NaN of an infinite loss, and of an infinite gradient.
+            one, own = (
+                _where(has[name], Output(logits, taps), own) if name in has else (Output(logits, taps), own)
+            )
+            extras[name] = functional_call(channels[name].loss, own, (one, batch))
         return label_loss(sampled_logits(logits, student), labels, mask), extras
 
     tensors = {name: channel.tensors() for name, channel in channels.items()}
     taps = {name: folded(tap) for name, tap in output.taps.items()}
-    total, extras = vmap(of_member)(folded(output.logits), taps if channels else {}, tensors)
+    partial = {name: channel.has for name, channel in channels.items() if not bool(channel.has.all())}
+    total, extras = vmap(of_member)(folded(output.logits), taps if channels else {}, tensors, partial)
     logs = {"loss_labels": total}
     for name, (extra, logged) in extras.items():
-        total = total + channels[name].weights * extra
-        logs |= {f"{name}/{key}": value for key, value in logged.items()}
+        has = channels[name].has
+        total = total + channels[name].weights * torch.where(has, extra, 0)
+        logs |= {f"{name}/{key}": torch.where(has, value, torch.nan) for key, value in logged.items()}
     return total, logs
+
+
+def _where(has: Tensor, output: Output, tensors: Mapping[str, Tensor]) -> tuple[Output, dict[str, Tensor]]:
+    """What a channel reads, 0 and without gradient for a member without it."""
+    logits, taps = torch.where(has, output.logits, 0), output.taps
+    return (
+        Output(logits, {name: torch.where(has, tap, 0) for name, tap in taps.items()}),
+        {name: torch.where(has, tensor, 0) for name, tensor in tensors.items()},
+    )

@@ -43,11 +43,13 @@ class ChannelStack:
 
     Attributes:
         form: the channel of some member, with weight 1.
+        has: bool [N], the members that have the channel.
         weights: float [N], 0 for a member without the channel.
         tensors: name of the form's parameter to those of all members, [N, ...].
     """
 
     form: Channel
+    has: Tensor
     weights: Tensor
     tensors: dict[str, Tensor]
 
@@ -91,10 +93,11 @@ class Gathered:
                     f"bank: channel '{name}' of member {place}: got {_rest(channels[name])}, allowed: {_rest(form)}, "
                     "as of the others; the weight alone may differ"
                 )
+        has = torch.tensor([name in channels for channels in self.channels])
         weights = [_config(channels[name]).weight if name in channels else 0.0 for channels in self.channels]
         tensors = _stacked([dict(channels.get(name, form).named_parameters()) for channels in self.channels])
         form.config = replace(_config(form), weight=1.0)
-        return ChannelStack(form, torch.tensor(weights, dtype=self.tables.weight.dtype), tensors)
+        return ChannelStack(form, has, torch.tensor(weights, dtype=self.tables.weight.dtype), tensors)
 
 
 def gather(makes: Sequence[Callable[[], Member]]) -> Gathered:

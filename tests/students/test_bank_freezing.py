@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -106,24 +108,41 @@ def test_the_others_stay_bit_identical_and_the_member_as_it_was(
             assert torch.equal(tensor[1], before[name][1]), name
 
 
-def test_a_member_with_an_infinite_norm_keeps_its_dense_parameters(data: DataSet) -> None:
+@pytest.mark.parametrize("member", [2, 3], ids=["clipped", "not clipped"])
+def test_a_member_with_an_infinite_norm_keeps_its_dense_parameters(data: DataSet, member: int) -> None:
     def spoil(bank: Bank) -> None:
         def infinite(gradient: Tensor) -> Tensor:
             spoiled = gradient.clone()
-            spoiled[2, 0] = torch.inf
+            spoiled[member, 0] = torch.inf
             return spoiled
 
         bank.trunk.heads.bias.register_hook(infinite)
 
     bank, before, after = run(data, spoil)
     _, _, healthy = run(data, lambda bank: None)
-    assert (
-        list(bank.frozen) == [2] and "norm of the dense gradient is inf on day 1, batch 3" in bank.frozen[2]
-    )
+    assert list(bank.frozen) == [member]
+    assert "norm of the dense gradient is inf on day 1, batch 3" in bank.frozen[member]
+    others = [place for place in range(len(MEMBERS)) if place != member]
     for name, tensor in before.items():
         if not name.endswith((".weight", ".momentum")) or name.startswith("trunk"):
-            assert torch.equal(after[name][2], tensor[2]), name
-        assert torch.equal(after[name][[0, 1, 3]], healthy[name][[0, 1, 3]]), name
+            assert torch.equal(after[name][member], tensor[member]), name
+        assert torch.equal(after[name][others], healthy[name][others]), name
+
+
+@pytest.mark.parametrize("channel", ["single", "ah"])
+@pytest.mark.parametrize("signal", [torch.inf, 1e30])
+def test_a_channels_non_finite_loss_is_no_matter_of_members_without_it(
+    data: DataSet, channel: str, signal: float
+) -> None:
+    bank, healthy = (bank_of(data, [One(0), One(1, {channel: {"loss": "mse_logit"}})]) for _ in range(2))
+    for index, batch in enumerate(batches(data)[:3]):
+        healthy.step(batch, index)
+        assert batch.teacher is not None
+        spoiled = replace(batch.teacher, logits=torch.full_like(batch.teacher.logits, signal))
+        bank.step(replace(batch, teacher=spoiled), index)
+    assert list(bank.frozen) == [1] and re.match(r"loss is (nan|inf) on day 1, batch 0", bank.frozen[1])
+    found, expected = bank.export(0), healthy.export(0)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_a_frozen_member_has_no_part_in_the_means(data: DataSet) -> None:
