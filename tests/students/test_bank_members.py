@@ -13,10 +13,11 @@ from torch import nn
 from distill.batch import Batch
 from distill.dataset import DataSet
 from distill.errors import UserError
+from distill.module import DistillModule
 from distill.protocols import Output
 from students.bank import Bank, Member
 from students.deepfm import DeepFM
-from tests.distill.tiny_training import Own, Tiny
+from tests.distill.tiny_training import Memory, Own, Tiny
 from tests.students.bank_training import One, days_of, make, write_days
 from tests.students.models import KINDS
 
@@ -61,13 +62,24 @@ def test_predicting_changes_nothing(data: DataSet) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in bank.export(0).items())
 
 
-def test_means_are_each_members_own(data: DataSet) -> None:
-    bank = Bank(makes_of(data))
-    for batch in days_of(data, 0, False)(1, True):
+def test_means_are_those_of_each_member_alone(data: DataSet) -> None:
+    members = [*MEMBERS, One(3, {"single": {}})]
+    makes = [partial(make, "deepfm", data, one, True) for one in members]
+    bank, batches = Bank(makes), list(days_of(data, 0, True)(1, True))
+    for batch in batches:
         bank.step(batch)
     means = bank.take_means()
-    assert set(means) == {"loss_labels", "ah/loss", "ah/clipped"}
-    assert all(len(set(means[name].tolist())) == 3 for name in ("loss_labels", "ah/loss"))
+    assert set(means) == {"loss_labels", "ah/loss", "ah/clipped", "single/loss", "single/clipped"}
+    for place, made in enumerate(makes):
+        member = made()
+        alone = DistillModule(member.model, member.channels, member.optimizer, Memory())
+        optimizer = alone.configure_optimizers()
+        for index, batch in enumerate(batches):
+            optimizer.zero_grad()
+            alone.training_step(batch, index).backward()
+            optimizer.step()
+        found = {name: values[place].item() for name, values in means.items() if not values[place].isnan()}
+        assert found == pytest.approx(alone.take_means(), rel=1e-6)
 
 
 class Batchwise(DeepFM):
