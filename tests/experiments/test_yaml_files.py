@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -26,11 +28,12 @@ FILES = sorted(EXPERIMENTS.rglob("*.yaml")) + sorted(EXPERIMENTS.rglob("*.yml"))
 STUDENTS = [path for path in FILES if path.parent.name == "students"]
 TEACHERS = [path for path in FILES if path.parent.name == "teachers"]
 TUNINGS = [path for path in FILES if path.parent.name == "tuning"]
-ABLATIONS = [path for path in FILES if path.parent.name == "ablation"]
+FORMS = [path for path in FILES if path.parent.name == "ablation" and path.stem.startswith("form_")]
+ABLATIONS = [path for path in FILES if path.parent.name == "ablation" and path not in FORMS]
 SCALINGS = [path for path in FILES if path.parent.name == "scaling"]
 HISTORIES = [path for path in FILES if path.parent.name == "history"]
 TRANSFERS = [path for path in FILES if path.parent.name == "transfer"]
-STUDIES = [*TUNINGS, *ABLATIONS, *SCALINGS, *HISTORIES, *TRANSFERS]
+STUDIES = [*TUNINGS, *ABLATIONS, *FORMS, *SCALINGS, *HISTORIES, *TRANSFERS]
 EXPERIMENT_FILES = [path for path in FILES if path not in [*STUDENTS, *TEACHERS, *STUDIES]]
 
 
@@ -97,6 +100,23 @@ def test_ablations_of_both_data_sets_ask_the_same() -> None:
     one, other = (read_ablation(path) for path in ABLATIONS)
     assert one.variants == {name: other.variants[name] for name in one.variants} and one.table == other.table
     assert set(other.variants) - set(one.variants) == {"content", "delayed_weighted", "delayed_final"}
+
+
+@pytest.mark.parametrize("path", FORMS, ids=lambda path: path.name)
+def test_the_form_that_the_ablation_left_runs_with_the_settings_it_chose(path: Path, root: Path) -> None:
+    study = read_ablation(path)
+    assert study.data == path.stem.removeprefix("form_") and study.peers == ["din", "dcn_v2", "deepfm"]
+    with (EXPERIMENTS / "results" / "gem_ablation_trials.csv").open() as file:
+        trials = [row for row in csv.DictReader(file) if row["data"] == study.data]
+    for name in study.tuned:
+        best = min(
+            (row for row in trials if row["variant"] == name), key=lambda row: float(row["macro_logloss"])
+        )
+        chosen = json.loads(best["settings"])["teacher.optimizer"]
+        assert study.variants[name].set["teacher.optimizer"] == chosen
+    assert "teacher.options" not in study.variants["gem"].set  # the defaults are what is asked about
+    for name in study.variants:
+        loaded(study, root, study.arguments(name, {}))
 
 
 @pytest.mark.parametrize("path", SCALINGS, ids=lambda path: path.name)
