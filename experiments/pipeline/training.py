@@ -28,8 +28,8 @@ from distill.sampling import NegativeSampling
 from distill.schedule import DayPlan
 from distill.seeding import seeded
 from distill.stream import DayStream
-from distill.training import DayCallback, DayData, fit
-from experiments.pipeline.cost import counted_day, model_cost
+from distill.training import DayCallback, DayData, DayReport, fit
+from experiments.pipeline.cost import ModelCost, counted_day, model_cost
 from experiments.pipeline.experiment import Experiment
 from experiments.pipeline.recorder import PredictionRecorder
 from experiments.pipeline.supply import Supply
@@ -52,6 +52,18 @@ class Settings:
     def of(model: TeacherConfig | StudentConfig, optimizer: OptimizerConfig | None = None) -> Settings:
         """Those of a model; with another optimiser when one is given."""
         return Settings(optimizer or model.optimizer, model.compute, model.delayed_labels)
+
+
+class Clock:
+    """Wall and processor time since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter(), time.process_time()
+
+    def read(self) -> tuple[float, float]:
+        """Both, s."""
+        wall, cpu = self._start
+        return time.perf_counter() - wall, time.process_time() - cpu
 
 
 @dataclass(frozen=True)
@@ -90,25 +102,58 @@ class Training:
             UserError: the surface has no rows on the days that are scored.
             NonFiniteError: a loss or gradient that is not finite.
         """
-        started = time.perf_counter(), time.process_time()
+        clock = Clock()
         experiment, cell, model = self.experiment, self.cell, self.model
         plan, rows = with_rows(experiment, cell, plan)
-        self._start_at_base_rates(plan.train[0])
+        self.start_at_base_rates(plan.train[0])
         recorder, settings = PredictionRecorder(), self.settings
         module = DistillModule(model, self.channels, settings.optimizer, recorder, settings.compute)
-        labels = label_rule(settings.delayed_labels, experiment.data)
-        days = streams(experiment, model, settings.optimizer.batch_size, cell.domains, self.supply, labels)
+        days = self.days()
         cost = model_cost(model, days(counted_day(experiment.schedule, plan), False))
         title = f"{cell.model} {cell.vertical} {cell.channel} seed {self.seed}"
         callback = DayCallback(plan, progress, rows, title, after_day, self._begin_day)
         with seeded(self.seed, "training"):  # dropout
             reports = fit(module, DayData(days, plan), callback)
+        self.leave_behind(recorder, cost, reports, *clock.read())
+
+    def days(self) -> Callable[[int, bool], IterableDataset]:
+        """The model's stream of each day, see `streams`."""
+        settings = self.settings
+        labels = label_rule(settings.delayed_labels, self.experiment.data)
+        return streams(
+            self.experiment,
+            self.model,
+            settings.optimizer.batch_size,
+            self.cell.domains,
+            self.supply,
+            labels,
+        )
+
+    def leave_behind(
+        self,
+        recorder: PredictionRecorder,
+        cost: ModelCost,
+        reports: Sequence[DayReport],
+        seconds: float,
+        cpu_seconds: float,
+        **more: Any,
+    ) -> None:
+        """Write predictions, parameters and, when both are there, the report.
+
+        Args:
+            recorder: holds what was predicted.
+            cost: of the model.
+            reports: of the days trained on.
+            seconds, cpu_seconds: of the whole training.
+            more: further entries of the report.
+        """
+        experiment, cell, model = self.experiment, self.cell, self.model
         write_predictions(
             prediction_path(experiment.folder, cell, self.seed), recorder.predictions(experiment, model.tasks)
         )
         folder = experiment.checkpoint_folder(cell, self.seed)
         save_model(
-            model, folder / "model.safetensors", {"trained_through": plan.train[-1], "seed": self.seed}
+            model, folder / "model.safetensors", {"trained_through": reports[-1].day, "seed": self.seed}
         )
         report = {
             "config_hash": experiment.config_hash,
@@ -118,14 +163,16 @@ class Training:
             "seed": self.seed,
             **asdict(cost),
             "train_flops": sum(day.flops for day in reports),
-            "seconds": time.perf_counter() - started[0],
-            "cpu_seconds": time.process_time() - started[1],
+            "seconds": seconds,
+            "cpu_seconds": cpu_seconds,
+            **more,
             "days": [asdict(day) for day in reports],
         }
         with atomic_path(folder / REPORT) as temporary:
             temporary.write_text(json.dumps(report, indent=1) + "\n")
 
-    def _start_at_base_rates(self, day: int) -> None:
+    def start_at_base_rates(self, day: int) -> None:
+        """Start the biases of model and channels at the rates of a day, the first that is trained on."""
         rates = first_rates(self.experiment.data, day, self.cell.domains)
         parts: list[Architecture | Channel] = [self.model, *self.channels.values()]
         for part in parts:
