@@ -127,16 +127,19 @@ class LearntTarget(Channel):
         return self.config.weight * loss, {"loss": loss.detach(), **self._logs}
 
     def _log(self, batch: Batch, logits: Tensor, labels: Tensor, matured: Tensor) -> None:
-        """The target beside the teacher itself, by the labels that both are known for."""
+        """The target beside the teacher itself, by the labels that both are known for; how far it lies from the
+        teacher, in logits: on average over tasks without a sign (`correction`), and of each task with it (`shift_`).
+        """
         assert batch.teacher is not None, "the batch carries no teacher signal"
         known = batch.teacher.mask.unsqueeze(1)
         of_teacher = self.teacher_logits(batch.teacher)
-        moved = (logits - of_teacher).abs() * known
+        moved = (logits - of_teacher) * known  # [B, k]
+        shifts = moved.sum(0) / known.sum().clamp_min(1)
         self._logs = {
             "target_loss": masked_bce(logits, labels, matured & known),
             "teacher_loss": masked_bce(of_teacher, labels, matured & known),
-            "correction": moved.sum() / (known.sum().clamp_min(1) * logits.size(1)),
-        }
+            "correction": moved.abs().sum() / (known.sum().clamp_min(1) * logits.size(1)),
+        } | {f"shift_{task}": shift for task, shift in zip(self.head.tasks, shifts, strict=True)}
 
 
 def mlp(widths: Sequence[int], zero: bool) -> nn.Sequential:

@@ -111,8 +111,11 @@ def test_logged_losses_by_hand(make: Make) -> None:
     labels = array(batch.labels)
     assert logs["target_loss"].item() == pytest.approx(cross_entropy(y, labels, mask), rel=1e-5)
     assert logs["teacher_loss"].item() == pytest.approx(cross_entropy(sigmoid(own), labels, mask), rel=1e-5)
-    moved = abs(torch.from_numpy(y).logit().numpy() - own)[known].mean()
-    assert moved > 0.1 and logs["correction"].item() == pytest.approx(moved, rel=1e-4)
+    moved = (torch.from_numpy(y).logit().numpy() - own)[known]
+    assert abs(moved).mean() > 0.1
+    assert logs["correction"].item() == pytest.approx(abs(moved).mean(), rel=1e-4)
+    shifts = [logs[f"shift_{task}"].item() for task in student.tasks]
+    assert shifts == pytest.approx(moved.mean(0).tolist(), rel=1e-4, abs=1e-6)
     assert not any(value.requires_grad for value in logs.values())
 
 
