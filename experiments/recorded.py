@@ -20,7 +20,7 @@ TEACHER = "teacher"
 STUDENT = "student"
 FLOOR = "floor"
 
-_TIMED = ("seconds", "cpu_seconds", "dense_parameters", "table_parameters")
+_TIMED = ("seconds", "cpu_seconds", "dense_parameters", "table_parameters", "flops_per_example")
 NONE = "none"
 
 
@@ -93,7 +93,7 @@ class RecordedRun:
 
         Returns:
             seconds, cpu_seconds, examples_per_second (of training alone), dense_parameters, table_parameters,
-            parameters (both).
+            parameters (both), flops_per_example (of training).
         """
         of_seed = list(self.timing.get(cell_id, {}).values())
         if not of_seed:

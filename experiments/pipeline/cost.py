@@ -9,6 +9,7 @@ from distill.batch import Batch
 from distill.flops import count
 from distill.protocols import Architecture
 from distill.schedule import DayPlan, Schedule
+from experiments.quantity import quantity
 from kernels.embedding import EmbeddingTables, dense_parameters
 
 
@@ -58,12 +59,3 @@ def counted_day(schedule: Schedule, plan: DayPlan) -> int:
     """The last day trained on before the tune days, when histories have grown; else the first trained on."""
     before = [day for day in plan.train if day < min(schedule.config.tune_days)]
     return before[-1] if before else plan.train[0]
-
-
-def quantity(number: float) -> str:
-    """Three digits and a prefix: 1234567 as `1.23 M`."""
-    for prefix in ("", "k", "M", "G"):
-        if number < 999.5:
-            return f"{number:.3g} {prefix}".rstrip()
-        number /= 1000
-    return f"{number:.3g} T"

@@ -59,7 +59,7 @@ def gap_figures(panels: Sequence[Panel], channels: list[str]) -> list[FigureRow]
     """The first picture, a row per task."""
     return [
         FigureRow(task, "NE", [Figure(p.vertical, p.model, gap_picture(p, channels)) for p in of_task])
-        for task, of_task in _by_task(_drawn(panels))
+        for task, of_task in by_task(pictured(panels))
     ]
 
 
@@ -69,7 +69,7 @@ def day_figures(
     """NE, its difference to `none` and AUC by day, a row each per task."""
     judged = list(run.judged_days)
     rows = []
-    for task, of_task in _by_task(_drawn(panels)):
+    for task, of_task in by_task(pictured(panels)):
         for caption, zero, lines_of in (
             ("NE by day", False, _lines(lambda score: score.ne)),
             (
@@ -107,7 +107,7 @@ def transfer_figures(run: RecordedRun, channels: list[str]) -> list[FigureRow]:
 def cost_figures(run: RecordedRun, panels: Sequence[Panel], channels: list[str]) -> list[FigureRow]:
     """NE against processor time, a picture per panel, a row per task."""
     rows = []
-    for task, of_task in _by_task(_drawn(panels)):
+    for task, of_task in by_task(pictured(panels)):
         drawn = [(panel, _points(run, panel, channels)) for panel in of_task]
         figures = [
             Figure(p.vertical, p.model, cost_picture(points, _cost_says(p, points)))
@@ -124,13 +124,14 @@ def channels_of(run: RecordedRun) -> list[str]:
     return channel_order(cell.channel for cell in run.cells if cell.role == STUDENT)
 
 
-def _drawn(panels: Sequence[Panel]) -> list[Panel]:
-    """Scored verticals with a student; where nobody has one yet, those that the teacher is scored on."""
+def pictured(panels: Sequence[Panel]) -> list[Panel]:
+    """Panels with a picture: scored verticals with a student; where nobody has one yet, those of the teacher."""
     scored = [p for p in panels if p.vertical != POOLED and any(entry.score("ne") for entry in p.entries)]
     return [panel for panel in scored if panel.students] or scored
 
 
-def _by_task(panels: Sequence[Panel]) -> list[tuple[str, list[Panel]]]:
+def by_task(panels: Sequence[Panel]) -> list[tuple[str, list[Panel]]]:
+    """Panels of each task, in order."""
     of: dict[str, list[Panel]] = defaultdict(list)
     for panel in panels:
         of[panel.task].append(panel)

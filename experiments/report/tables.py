@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
+from distill.interval import Estimate
 from distill.results import Row
 from distill.transfer import MACRO
 from experiments.curves import Band
 from experiments.recorded import RecordedRun
+from experiments.slices import SliceTable
 from experiments.summary import Entry, Panel, channel_order
 
 COLUMNS = ("ne", "logloss", "auc", "gauc", "calibration")
@@ -22,13 +26,11 @@ class ScoreRow:
 
     Attributes:
         entry: its scores.
-        gain: NE of `none` minus its own, with interval; empty for `none` and where it is not measured.
-        clear: `better` or `worse` when that interval excludes 0, else empty.
+        gain: NE of `none` minus its own; None for `none` and where it is not measured.
     """
 
     entry: Entry
-    gain: str
-    clear: str
+    gain: Estimate | None
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,22 @@ class ScoreTable:
     rows: list[ScoreRow]
     constant: dict[str, float]
     oracle: float | None
+
+
+@dataclass(frozen=True)
+class SliceGroup:
+    """A student's slices of one task, its verticals below each other.
+
+    Attributes:
+        model, task: what.
+        labels: columns, those of all of its verticals.
+        tables: one per vertical.
+    """
+
+    model: str
+    task: str
+    labels: list[str]
+    tables: list[SliceTable]
 
 
 def score_tables(panels: Iterable[Panel]) -> list[ScoreTable]:
@@ -86,6 +104,30 @@ def transfer_table(run: RecordedRun) -> tuple[list[Row], list[Row]]:
     ]
 
 
+def cost_rows(run: RecordedRun, panels: Iterable[Panel]) -> list[dict[str, Any]]:
+    """One row per timed cell, in the order of the panels: model, vertical, label and `RecordedRun.cost`."""
+    entries = {entry.cell_id: (panel, entry) for panel in panels for entry in panel.entries}
+    rows = []
+    for cell_id, (panel, entry) in entries.items():
+        cost = run.cost(cell_id)
+        if cost is not None:
+            vertical = panel.vertical if entry.is_student else "all"
+            name = panel.model if entry.is_student else entry.model
+            rows.append({"model": name, "vertical": vertical, "label": entry.label, **cost})
+    return rows
+
+
+def slice_groups(tables: Iterable[SliceTable]) -> list[SliceGroup]:
+    """Slices by student and task, in the order they come in."""
+    of: dict[tuple[str, str], list[SliceTable]] = defaultdict(list)
+    for table in tables:
+        of[table.model, table.task].append(table)
+    return [
+        SliceGroup(model, task, list(dict.fromkeys(e.label for t in group for e in t.columns)), group)
+        for (model, task), group in of.items()
+    ]
+
+
 def _table(vertical: str, task: str, panels: list[Panel]) -> ScoreTable:
     students = [entry for panel in panels for entry in panel.students]
     others = panels[0].others
@@ -110,10 +152,7 @@ def _table(vertical: str, task: str, panels: list[Panel]) -> ScoreTable:
 def _score_row(entry: Entry, one_reference: bool) -> ScoreRow:
     """A teacher's gain is over the one `none` that stands here; beside several it has none of its own."""
     gain = entry.gains.get("ne")
-    if gain is None or gain.value is None or not one_reference:
-        return ScoreRow(entry, "", "")
-    clear = "" if not gain.excludes_zero else "better" if gain.value > 0 else "worse"
-    return ScoreRow(entry, f"{signed(gain.value)} {interval(gain.low, gain.high)}", clear)
+    return ScoreRow(entry, gain if one_reference and gain is not None and gain.value is not None else None)
 
 
 def _facts(rows: list[Row]) -> str:

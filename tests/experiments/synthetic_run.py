@@ -12,14 +12,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import yaml
 
 from distill.cells import ALL, Cell, write_cells
-from distill.config import ExperimentConfig, ScheduleConfig, StudentConfig
+from distill.config import DataConfig, ExperimentConfig, ScheduleConfig, StudentConfig
 from distill.predictions import CellPredictions, Predictions, prediction_path, write_predictions
 from distill.rates import RateCounter
 from distill.results import write_results
+from distill.schema import DayInfo, FeatureSchema, SparseFeature, Task
 from distill.score_rows import score_rows
+from distill.sources.writer import PreparedWriter
 from distill.transfer import Losses, transfer_rows
 from distill.truth import Truth
 
@@ -30,6 +33,9 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 _BASE_LOGIT = {"click": (-0.6, -1.2, -1.8), "conversion": (-2.2, -2.6, -3.0)}
 _FIRST_PREDICTED = 2
 _MODELS = ("teacher", "floor")  # the other keys of the noise are channel sets
+_DAY_MS = 86_400_000
+FINGERPRINT = "f1" * 32
+NEW_ITEMS = 40  # a day: items of day n lie below n times this
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +59,7 @@ def write_synthetic_run(
     users: int = 260,
     rows_per_day: int = 260,
     name: str = "synthetic",
+    data: bool = False,
 ) -> Path:
     """Write a run folder.
 
@@ -65,6 +72,7 @@ def write_synthetic_run(
         users: users in the world.
         rows_per_day: rows of a vertical and day.
         name: of the experiment.
+        data: also write the prepared data set, in `data/` of the folder.
 
     Returns:
         The folder.
@@ -89,6 +97,8 @@ def write_synthetic_run(
     write_cells(folder / "cells.csv", cells)
     (folder / "config.yaml").write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
     (folder / "versions.json").write_text(json.dumps({"python": "3.11.7", "torch": "2.13.0"}))
+    if data:
+        _write_data(folder / "data" / f"simulator-{FINGERPRINT[:12]}", world)
     _score(folder, world, cells, ["tune", "test"] if final else ["tune"])
     return folder
 
@@ -99,16 +109,19 @@ def write_training_report(folder: Path, cell: Cell, seed: int) -> None:
     report = {
         "cell_id": cell.cell_id,
         "seed": seed,
+        "data_fingerprint": FINGERPRINT,
         "dense_parameters": 900_000 if large else 40_000,
         "table_parameters": 12_000_000 if large else 800_000,
         "seconds": (300.0 if large else 20.0) + seed,
         "cpu_seconds": (290.0 if large else 19.0) + seed,
+        "flops_per_example": 3_000_000.0 if large else 150_000.0,
         "days": [
             {
                 "day": day,
                 "examples_seen": 780 * day,
                 "examples_per_s": 100.0 * day + seed,
                 "mfu": None if day == 1 else 0.01 * day,
+                "means": _day_means(cell, day, seed),
             }
             for day in range(1, 11)
         ],
@@ -116,6 +129,47 @@ def write_training_report(folder: Path, cell: Cell, seed: int) -> None:
     path = folder / "checkpoints" / cell.cell_id / str(seed) / "report.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report))
+
+
+def _day_means(cell: Cell, day: int, seed: int) -> dict[str, float]:
+    """Mean losses of a day; of the adapter as well, whom the teacher tells nothing on day 1."""
+    means = {"loss_labels": 0.7 - 0.01 * day}
+    if cell.channel != "ah_adapter":
+        return means
+    spoken = float(day > 1)
+    return means | {
+        "adapter/correction": spoken * (0.2 + 0.1 * seed + 0.01 * day),
+        "adapter/teacher_loss": spoken * 0.6,
+        "adapter/target_loss": spoken * (0.6 - 0.001 * day),
+        "adapter/shift_click": spoken * -0.05,
+        "adapter/shift_conversion": spoken * 0.02 * day,
+    }
+
+
+def _write_data(folder: Path, world: _World) -> None:
+    """The rows of the world as a prepared data set; every day brings new items."""
+    schema = FeatureSchema(
+        name="synthetic",
+        domains=VERTICALS,
+        verticals=VERTICALS,
+        days=tuple(
+            DayInfo(f"2026-01-{day:02d}", (day + 1) * _DAY_MS) for day in range(1, int(world.day[-1]) + 1)
+        ),
+        tasks={task: Task(task) for task in TASKS},
+        sparse={"item_id": SparseFeature("item_id", NEW_ITEMS * int(world.day[-1]), "item")},
+    )
+    with PreparedWriter(folder, schema, source="simulator", fingerprint=FINGERPRINT) as writer:
+        for day in range(1, schema.n_days + 1):
+            rows = np.flatnonzero(world.day == day)
+            columns = {
+                "example_id": world.example_id[rows],
+                "user_id": world.user_id[rows],
+                "timestamp": np.full(len(rows), day * _DAY_MS),
+                "domain": world.domain[rows],
+                "item_id": world.example_id[rows] % (NEW_ITEMS * day),
+                **{f"label_{task}": world.label[task][rows] for task in TASKS},
+            }
+            writer.write_day(day, pa.table(columns))
 
 
 def _config(
@@ -137,6 +191,7 @@ def _config(
         students=students,
         channels=sets,
         schedule=ScheduleConfig(),
+        data=DataConfig(source="simulator", cache=str(folder / "data")),
     )
 
 
@@ -181,7 +236,7 @@ def _predictions(world: _World, cell: Cell, seed: int, noise: Mapping[str, float
     return Predictions(
         example_id=world.example_id[rows],
         user_id=world.user_id[rows],
-        timestamp=day.astype(np.int64) * 86_400_000,
+        timestamp=day.astype(np.int64) * _DAY_MS,
         day=day,
         domain=world.domain[rows],
         domains=VERTICALS,
@@ -221,5 +276,6 @@ def _timing(source: CellPredictions) -> dict[str, dict[str, float]]:
             "examples": report["days"][-1]["examples_seen"],
             "dense_parameters": report["dense_parameters"],
             "table_parameters": report["table_parameters"],
+            "flops_per_example": report["flops_per_example"],
         }
     return timing

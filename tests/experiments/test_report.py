@@ -17,8 +17,11 @@ from experiments.report import write_report
 from tests.experiments.browser import Browser, chromium
 from tests.experiments.synthetic_run import NOISE, write_synthetic_run
 
-DESKTOP, PHONE = 1280, 390
-SECTIONS = ["gap", "scores", "days", "transfer", "cost", "wandb", "reproduce"]
+DESKTOP, PHONE = 1280, 360
+SECTIONS = [
+    *("overview", "family", "gap", "scores", "days", "transfer", "reliability", "adapters", "slices", "cost"),
+    *("students", "wandb", "reproduce"),
+]
 COLUMNS = ("ne", "logloss", "auc", "gauc", "calibration")
 
 # Every text of a picture lies within the panel's own box, and that within the window.
@@ -55,12 +58,13 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two students, one of them on every vertical; users enough for GAUC; a channel set of the user's."""
+    """Two students, one of them on every vertical; users enough for GAUC; an adapter and the user's own set."""
     return write_synthetic_run(
         tmp_path_factory.mktemp("report") / "run",
-        noise={**NOISE, "my_channels": 0.6},
+        noise={**NOISE, "ah_adapter": 0.45, "my_channels": 0.6},
         models={"deepfm": ("feed", "reels", "stories"), "dcn": ("feed",)},
         rows_per_day=1300,
+        data=True,
     )
 
 
@@ -108,12 +112,13 @@ def test_every_section_is_there_and_described(browser: Browser, page: Path) -> N
         "[...document.querySelectorAll('.panel > svg')].every(s => s.getAttribute('aria-label').length > 40)"
     )
     assert browser.evaluate(described)
-    # 4 students, 2 tasks: gap, cost; NE, its difference, AUC by day; 3 measures of deepfm and dcn on feed.
-    kinds = ("gap", "cost", "day", "transfer")
+    # 4 students, 2 tasks: gap, cost, reliability; NE, its difference, AUC by day; 3 measures of deepfm and dcn on feed;
+    # size, gain and a shift per task of 4 students' adapters.
+    kinds = ("gap", "cost", "reliability", "day", "transfer", "correction")
     counts = [
         browser.evaluate(f"document.querySelectorAll('.{kind}-figure .panel').length") for kind in kinds
     ]
-    assert counts == [8, 8, 24, 12]
+    assert counts == [8, 8, 8, 24, 12, 16]
 
 
 def test_scores_are_those_of_results(browser: Browser, run: Path, page: Path) -> None:
@@ -150,7 +155,10 @@ def test_first_picture_says_the_mean_ne(browser: Browser, run: Path, page: Path)
     ]
     expected = [
         fmean(r["ne"] for r in rows if (r["role"], r["channel"]) == key and r["model"] in ("gem", "deepfm"))
-        for key in (*(("student", c) for c in ("none", "single", "ah", "my_channels")), ("teacher", "none"))
+        for key in (
+            *(("student", c) for c in ("none", "single", "ah", "ah_adapter", "my_channels")),
+            ("teacher", "none"),
+        )
     ]
     assert values == [f"{value:.4f}" for value in expected]
 
