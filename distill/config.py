@@ -216,6 +216,23 @@ class WandbConfig:
 
 
 @dataclass
+class CheckpointConfig:
+    """Checkpoints within a training, from which it goes on after it was stopped or killed; gone when it has ended. One
+    is also made when a training is asked to stop (SIGTERM, Ctrl-C). None of it changes results.
+
+    Attributes:
+        every_minutes: minutes between two, or more, so that they take at most a twentieth of the training's time; 0
+            for none.
+        every_batches: batches between two, beside those by minutes; 0 for none.
+        keep: the newest ones that stay, 1 or more; the one with the least loss stays beside them.
+    """
+
+    every_minutes: float = 5.0
+    every_batches: int = 0
+    keep: int = 2
+
+
+@dataclass
 class ExperimentConfig:
     """One experiment: data, teachers, students, channels, schedule.
 
@@ -234,8 +251,11 @@ class ExperimentConfig:
         schedule: days.
         floor: also score a logistic regression on smoothed rates of earlier days; the teacher must beat it.
         wandb: recording.
+        checkpoint: checkpoints within a training.
         workers: processes that train seeds and students side by side; 0 for one per core.
         threads: torch threads per process.
+        bank: students of one shape, surface and seed that are trained as one at most, where their channels allow it; 1
+            trains each by itself.
     """
 
     name: str = "???"
@@ -249,5 +269,7 @@ class ExperimentConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     floor: bool = False
     wandb: WandbConfig = field(default_factory=WandbConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     workers: int = 0
     threads: int = 1
+    bank: int = 16

@@ -44,7 +44,11 @@ def check_experiment(config: ExperimentConfig, findings: Findings) -> FeatureSch
     check_name(config.name, ("name",), findings)
     _check_seeds(config.seeds, findings)
     check_at_least(config.workers, 0, ("workers",), findings)
+    check_at_least(config.bank, 1, ("bank",), findings)
     check_at_least(config.threads, 1, ("threads",), findings)
+    check_at_least(config.checkpoint.every_minutes, 0, ("checkpoint", "every_minutes"), findings)
+    check_at_least(config.checkpoint.every_batches, 0, ("checkpoint", "every_batches"), findings)
+    check_at_least(config.checkpoint.keep, 1, ("checkpoint", "keep"), findings)
     if not config.wandb.project.strip():
         findings.add(("wandb", "project"), show(config.wandb.project), "a project name")
     _check_folder(config.output, ("output",), findings)

@@ -6,18 +6,16 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
-
 from distill.cells import Cell
 from distill.config import StudentConfig, TeacherConfig
 from distill.dataset import prepare
 from distill.errors import UserError
 from distill.files import atomic_path
 from distill.load_config import LoadedConfig
-from distill.past import PastRequest
 from distill.progress import Progress
 from distill.schedule import Schedule
 from experiments.pipeline import jobs, logs, past
+from experiments.pipeline.banks import Task
 from experiments.pipeline.build import build_model
 from experiments.pipeline.environment import trace_test_read, versions
 from experiments.pipeline.experiment import Experiment
@@ -26,6 +24,7 @@ from experiments.pipeline.pool import Job, default_workers, run_jobs
 from experiments.pipeline.scoring import predicted_cells, score, write_metrics
 from experiments.pipeline.status import RunStatus
 from experiments.pipeline.training import rows_of
+from experiments.pipeline.work import training_jobs, write_log_job, write_past_job
 from experiments.tracking import Tracker, open_tracker
 
 STEPS = ("teacher", "log", "student", "score")
@@ -73,17 +72,20 @@ def run_cells(
     experiment: Experiment, cells: Sequence[Cell], progress: Progress, title: str = "students"
 ) -> None:
     """Train what is not done yet of some cells, all seeds, as many at once as there are workers."""
-    rows = {
-        cell.domains: rows_read(experiment, cell) for cell in {cell.domains: cell for cell in cells}.values()
-    }
-    work = [
-        training_job(experiment, cell, seed, rows[cell.domains])
-        for cell in cells
-        for seed in experiment.config.seeds
-        if not jobs.is_done(experiment, cell, seed)
-    ]
-    # The longest first, so that no process is left alone with one at the end.
-    _run(experiment, sorted(work, key=lambda job: -job.examples), title, progress)
+    tasks = [Task(experiment, cell, seed) for cell in cells for seed in experiment.config.seeds]
+    run_tasks(tasks, progress, title)
+
+
+def run_tasks(tasks: Sequence[Task], progress: Progress, title: str = "students") -> None:
+    """Train what is not done yet, of one experiment or several; workers and banks are the first one's settings.
+
+    Args:
+        tasks: trainings of teachers, of domain teachers or of students.
+        progress: shown to the user.
+        title: the bar's name.
+    """
+    if tasks:
+        _run(tasks[0].experiment, training_jobs(tasks, tasks[0].experiment.config.bank), title, progress)
 
 
 def train_teachers(experiment: Experiment, progress: Progress) -> None:
@@ -184,60 +186,6 @@ _STEP: dict[str, Callable[[Experiment, Tracker, Progress], None]] = {
     "student": _students,
     "score": _scores,
 }
-
-
-def train_teacher_job(experiment: Experiment, cell: Cell, seed: int, progress: Progress) -> None:
-    """`jobs.train_teacher` in a process of its own."""
-    _compute(experiment)
-    jobs.train_teacher(experiment, cell, seed, progress)
-
-
-def write_log_job(experiment: Experiment, teacher: Cell, seed: int, progress: Progress) -> None:
-    """`logs.write_log` in a process of its own."""
-    _compute(experiment)
-    logs.write_log(experiment, teacher, seed, progress)
-
-
-def write_past_job(
-    experiment: Experiment, teacher: Cell, seed: int, request: PastRequest, progress: Progress
-) -> None:
-    """`past.write` in a process of its own."""
-    _compute(experiment)
-    past.write(experiment, teacher, seed, request, progress)
-
-
-def train_student_job(experiment: Experiment, cell: Cell, seed: int, progress: Progress) -> None:
-    """`jobs.train_student` in a process of its own."""
-    _compute(experiment)
-    jobs.train_student(experiment, cell, experiment.student_cells[cell], seed, progress)
-
-
-def _compute(experiment: Experiment) -> None:
-    """Registries, threads and compiler of a fresh process."""
-    import experiments.catalog  # noqa: F401  fills the registries
-
-    torch.set_num_threads(experiment.config.threads)
-    # A process may do several jobs; each compiles its own model, and torch compiles a function a few times at most.
-    torch.compiler.reset()
-
-
-def rows_read(experiment: Experiment, cell: Cell) -> int:
-    """Examples that one training reads."""
-    schedule, is_teacher = experiment.schedule, cell in experiment.logged_cells
-    plan = schedule.teacher_plan() if is_teacher else schedule.student_plan()
-    return sum(rows_of(experiment.data, plan.train, cell.domains).values())
-
-
-def training_job(experiment: Experiment, cell: Cell, seed: int, rows: int) -> Job:
-    """The training of a teacher, a domain teacher or a student.
-
-    Args:
-        experiment, cell, seed: which.
-        rows: that it reads (`rows_read`), for the bar.
-    """
-    if cell in experiment.logged_cells:
-        return Job(train_teacher_job, (experiment, cell, seed), rows)
-    return Job(train_student_job, (experiment, cell, seed), rows)
 
 
 def _run(experiment: Experiment, work: list[Job], title: str, progress: Progress) -> None:

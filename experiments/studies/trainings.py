@@ -29,8 +29,8 @@ from distill.structured import to_plain
 from experiments.pipeline.environment import versions
 from experiments.pipeline.experiment import NONE, Experiment
 from experiments.pipeline.pool import Job, default_workers, run_jobs
-from experiments.pipeline.run import train_student_job, train_teacher_job
 from experiments.pipeline.training import REPORT, read_report, rows_of
+from experiments.pipeline.work import train_student_job, train_teacher_job
 
 
 @dataclass(frozen=True)
@@ -263,5 +263,5 @@ def settings_hash(loaded: LoadedConfig) -> str:
     """Hash of what decides about a training: neither its seed nor where things lie."""
     config = loaded.config
     data = replace(config.data, root=None, cache="")
-    settled = replace(config, output="", seeds=[], data=data, workers=0)
+    settled = replace(config, output="", seeds=[], data=data, workers=0, bank=1)
     return replace(loaded, config=settled).config_hash

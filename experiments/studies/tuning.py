@@ -19,9 +19,10 @@ from distill.errors import UserError, nearest
 from distill.findings import Findings, show
 from distill.load_config import LoadedConfig, load_config
 from distill.progress import Progress
+from experiments.pipeline.banks import Task
 from experiments.pipeline.environment import git_commit
 from experiments.pipeline.experiment import Experiment
-from experiments.pipeline.run import open_experiment, run_cells, train_teachers, write_pasts
+from experiments.pipeline.run import open_experiment, run_tasks, train_teachers, write_pasts
 from experiments.studies import domains
 from experiments.studies.files import StudyFile, overrides, read_study, unequal
 from experiments.studies.links import share
@@ -100,26 +101,44 @@ def tune(tuning: Tuning, progress: Progress) -> list[dict[str, str]]:
         _load(tuning, overrides(settings), f"{name}-{number}")
     table = Path(tuning.table)
     done = {(row["channel"], row["settings"]) for row in read_table(table, COLUMNS)}
-    base = None
-    for name, number, settings in _in_order(tuning):
-        key = json.dumps(settings, sort_keys=True)
-        if (name, key) in done:
-            continue
-        if name == TEACHER:
-            experiment = _open(tuning, f"teacher-{number}", settings, progress)
-            cells = [_teacher_cell(experiment)]
-        else:
-            base = base or _base(tuning, progress)
-            experiment = _open(tuning, f"{name}-{number}", settings, progress)
-            _share_teachers(base, experiment, progress)
-            cells = _cells(experiment, name)
-        run_cells(experiment, cells, progress)
-        role = TEACHER if name == TEACHER else "student"
-        score = _macro_logloss(experiment, cells)
-        row = (role, name, number, key, f"{score:.6f}", len(tuning.seeds), git_commit())
-        append_row(table, COLUMNS, dict(zip(COLUMNS, row, strict=True)))
+    missing = [
+        (name, number, settings)
+        for name, number, settings in _in_order(tuning)
+        if (name, _key(settings)) not in done
+    ]
+    _run(tuning, [trial for trial in missing if trial[0] == TEACHER], None, progress)
+    of_students = [trial for trial in missing if trial[0] != TEACHER]
+    if of_students:
+        _run(tuning, of_students, _base(tuning, progress), progress)
     rows = read_table(table, COLUMNS)
     return sorted(rows, key=lambda row: (row["role"], row["channel"], float(row["macro_logloss"])))
+
+
+_Trial = tuple[str, int, Mapping[str, Any]]
+
+
+def _run(tuning: Tuning, trials: Sequence[_Trial], base: Experiment | None, progress: Progress) -> None:
+    """Train the trials of teachers, or with `base` those of students who read its logs, and write their rows."""
+    opened = [_open(tuning, f"{name}-{number}", settings, progress) for name, number, settings in trials]
+    if base is not None:
+        for experiment in opened:
+            _share_teachers(base, experiment, progress)
+    cells = [
+        _cells(experiment, name) if base is not None else [_teacher_cell(experiment)]
+        for experiment, (name, _, _) in zip(opened, trials, strict=True)
+    ]
+    both = list(zip(opened, cells, strict=True))
+    tasks = [Task(experiment, cell, seed) for experiment, of in both for cell in of for seed in tuning.seeds]
+    run_tasks(tasks, progress, "students" if base is not None else TEACHER)
+    for (name, number, settings), (experiment, of) in zip(trials, both, strict=True):
+        role = "student" if base is not None else TEACHER
+        score = _macro_logloss(experiment, of)
+        row = (role, name, number, _key(settings), f"{score:.6f}", len(tuning.seeds), git_commit())
+        append_row(Path(tuning.table), COLUMNS, dict(zip(COLUMNS, row, strict=True)))
+
+
+def _key(settings: Mapping[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True)
 
 
 def best_of(rows: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
@@ -134,7 +153,7 @@ def best_of(rows: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
     return list(best.values())
 
 
-def _in_order(tuning: Tuning) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
+def _in_order(tuning: Tuning) -> Iterator[_Trial]:
     for name in sorted(tuning.trials, key=lambda name: name != TEACHER):
         for number, settings in enumerate(tuning.trials[name]):
             yield name, number, settings

@@ -6,22 +6,23 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from distill.cells import DOMAIN_TEACHER, Cell, write_cells
+from distill.cells import DOMAIN_TEACHER, write_cells
 from distill.dataset import prepare
 from distill.files import atomic_path
 from distill.progress import Progress
 from distill.transfer import STUDENT, TEACHER
+from experiments.pipeline.banks import Task
 from experiments.pipeline.environment import trace_test_read, versions
 from experiments.pipeline.pool import default_workers, run_jobs
-from experiments.pipeline.run import rows_read, training_job, write_logs
+from experiments.pipeline.run import write_logs
 from experiments.pipeline.status import RunStatus
+from experiments.pipeline.work import training_jobs
 from experiments.studies.files import hash_of
 from experiments.studies.transfer.file import CORE, Transfer
 from experiments.studies.transfer.load import load_slices
 from experiments.studies.transfer.picture import transfer_picture
-from experiments.studies.transfer.plan import OpenSlice, Part, lay_out, open_slices
+from experiments.studies.transfer.plan import OpenSlice, lay_out, open_slices
 from experiments.studies.transfer.score import Scored, score, write_tables
 from experiments.tracking import Tracker, open_tracker
 
@@ -107,24 +108,8 @@ def _train(
     for of, part in own:
         trackers[of.name].start(part.cell)
     config = slices[0].experiment.config
-    missing = [(part, seed) for _, part in own for seed in part.missing(tuple(config.seeds))]
-    rows = _rows([part for part, _ in missing])
-    work = [training_job(part.experiment, part.cell, seed, rows[part.cell]) for part, seed in missing]
-    # The longest first, so that no process is left alone with one at the end.
-    work.sort(key=lambda job: -job.examples)
-    run_jobs(work, title, config.workers or default_workers(), progress)
-
-
-def _rows(parts: Sequence[Part]) -> dict[Cell, int]:
-    """Examples that each reads; models of one surface and schedule read the same."""
-    counted: dict[Any, int] = {}
-    found = {}
-    for part in parts:
-        key = part.cell.domains, part.cell.role, json.dumps(vars(part.experiment.config.schedule))
-        if key not in counted:
-            counted[key] = rows_read(part.experiment, part.cell)
-        found[part.cell] = counted[key]
-    return found
+    tasks = [Task(part.experiment, part.cell, seed) for _, part in own for seed in config.seeds]
+    run_jobs(training_jobs(tasks, config.bank), title, config.workers or default_workers(), progress)
 
 
 def _write_logs(slices: Sequence[OpenSlice], role: str, progress: Progress) -> None:

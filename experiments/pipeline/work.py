@@ -1,0 +1,113 @@
+"""What processes are given to do, and the trainings that are still to be done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from distill.cells import Cell
+from distill.past import PastRequest
+from distill.progress import Progress
+from experiments.pipeline import jobs, logs, past
+from experiments.pipeline.banks import Task, groups, train_bank
+from experiments.pipeline.experiment import Experiment
+from experiments.pipeline.pool import Job
+from experiments.pipeline.training import rows_of
+
+
+def train_teacher_job(experiment: Experiment, cell: Cell, seed: int, progress: Progress) -> None:
+    """`jobs.train_teacher` in a process of its own."""
+    _compute(experiment)
+    jobs.train_teacher(experiment, cell, seed, progress)
+
+
+def write_log_job(experiment: Experiment, teacher: Cell, seed: int, progress: Progress) -> None:
+    """`logs.write_log` in a process of its own."""
+    _compute(experiment)
+    logs.write_log(experiment, teacher, seed, progress)
+
+
+def write_past_job(
+    experiment: Experiment, teacher: Cell, seed: int, request: PastRequest, progress: Progress
+) -> None:
+    """`past.write` in a process of its own."""
+    _compute(experiment)
+    past.write(experiment, teacher, seed, request, progress)
+
+
+def train_student_job(experiment: Experiment, cell: Cell, seed: int, progress: Progress) -> None:
+    """`jobs.train_student` in a process of its own."""
+    _compute(experiment)
+    jobs.train_student(experiment, cell, experiment.student_cells[cell], seed, progress)
+
+
+def train_bank_job(tasks: Sequence[Task], progress: Progress) -> None:
+    """`banks.train_bank` in a process of its own."""
+    _compute(tasks[0].experiment)
+    train_bank(tasks, progress)
+
+
+def _compute(experiment: Experiment) -> None:
+    """Registries, threads and compiler of a fresh process."""
+    import experiments.catalog  # noqa: F401  fills the registries
+
+    torch.set_num_threads(experiment.config.threads)
+    # A process may do several jobs; each compiles its own model, and torch compiles a function a few times at most.
+    torch.compiler.reset()
+
+
+def _rows_read(experiment: Experiment, cell: Cell) -> int:
+    """Examples that one training reads."""
+    schedule, is_teacher = experiment.schedule, cell in experiment.logged_cells
+    plan = schedule.teacher_plan() if is_teacher else schedule.student_plan()
+    return sum(rows_of(experiment.data, plan.train, cell.domains).values())
+
+
+def training_jobs(tasks: Sequence[Task], most: int) -> list[Job]:
+    """The trainings that are not done yet, the longest first, so that no process is left alone with one at the end.
+
+    Args:
+        tasks: of teachers, domain teachers or students.
+        most: students of a bank at most. A bank is trained when one of its members is not done.
+    """
+    students = [task for task in tasks if task.cell not in task.experiment.logged_cells]
+    teachers = [[task] for task in tasks if task.cell in task.experiment.logged_cells]
+    missing = [members for members in (*teachers, *groups(students, most)) if not all(map(_is_done, members))]
+    rows = _Rows()
+    missing.sort(key=lambda members: -len(members) * rows.of(members[0]))
+    return [_job(members, rows.of(members[0])) for members in missing]
+
+
+def _job(members: list[Task], rows: int) -> Job:
+    if len(members) > 1:
+        return Job(train_bank_job, (members,), rows)
+    (task,) = members
+    is_teacher = task.cell in task.experiment.logged_cells
+    function = train_teacher_job if is_teacher else train_student_job
+    return Job(function, (task.experiment, task.cell, task.seed), rows)
+
+
+def _is_done(task: Task) -> bool:
+    return jobs.is_done(task.experiment, task.cell, task.seed)
+
+
+class _Rows:
+    """Examples that trainings read, counted once for those that read the same."""
+
+    def __init__(self) -> None:
+        self._counted: dict[Any, int] = {}
+
+    def of(self, task: Task) -> int:
+        experiment, cell = task.experiment, task.cell
+        key = (
+            cell.domains,
+            cell.role,
+            json.dumps(vars(experiment.config.schedule)),
+            experiment.data.fingerprint,
+        )
+        if key not in self._counted:
+            self._counted[key] = _rows_read(experiment, cell)
+        return self._counted[key]
