@@ -84,6 +84,12 @@ class ReferenceTables(nn.Module):
             state[f"{feature}.momentum"] = self.moment[first:end].clone()
         return state
 
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `export` gave."""
+        for feature, (first, end) in self.layout.ranges.items():
+            self.weight[first:end] = state[f"{feature}.weight"]
+            self.moment[first:end] = state[f"{feature}.momentum"]
+
 
 class _Product(torch.autograd.Function):
     @staticmethod

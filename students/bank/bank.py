@@ -18,6 +18,7 @@ from distill.batch import Batch
 from distill.errors import UserError
 from distill.protocols import Output
 from kernels.embedding import Embedded, History
+from students.bank import probe
 from students.bank.adam import BankAdam
 from students.bank.losses import StackedChannel, losses
 from students.bank.members import Member, gather
@@ -57,11 +58,9 @@ class Bank(nn.Module):
         given = _Given()
         self.trunk = _trunk(student, members.stacked(), given, self.pooling is not None)
         self._given = given
-        self.channels = {
-            name: StackedChannel(channel, self.trunk) for name, channel in members.channel_stacks().items()
-        }
-        self.heads = nn.ModuleDict(self.channels)
-        parts = [list(self.trunk.parameters()), *(list(part.parameters()) for part in self.channels.values())]
+        stacks = members.channel_stacks().items()
+        self.channels = nn.ModuleDict({name: StackedChannel(channel, self.trunk) for name, channel in stacks})
+        parts = [list(part.parameters()) for part in (self.trunk, *self.channels.values())]
         self.adam = BankAdam([part for part in parts if part], self.settings)
         self.frozen: dict[int, str] = {}
         self.sums: dict[str, Tensor] = {}
@@ -82,8 +81,7 @@ class Bank(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """Logits [N * B, k] and taps [N * B, width] of all members, one after the other."""
-        self._given.embedded = self._look_up(batch)
-        return self.trunk(self._folded(batch))
+        return self._say(self._look_up(batch), self._folded(batch))
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Tensor:
@@ -106,7 +104,7 @@ class Bank(nn.Module):
             self._check_rows(batch)
         place = f"on day {batch.day}, batch {index} (examples {batch.example_id[0].item()} and following)"
         self.adam.zero_grad()
-        loss, logs = losses(self(batch), batch, self.trunk, self.channels, self.size)
+        loss, logs = losses(self(batch), batch, self.trunk, self._stacked_channels(), self.size)
         self._freeze(~loss.detach().isfinite(), "loss", loss, place)
         loss.backward(self.tables.alive.to(loss.dtype))
         self._note_frozen_tables(place)
@@ -152,17 +150,50 @@ class Bank(nn.Module):
             history = FoldedEvents.of(batch.history, self.size)
         return replace(batch, **columns, dense=batch.dense.repeat(self.size, 1), history=history)
 
+    def _say(self, embedded: Embedded, folded: Batch) -> Output:
+        self._given.embedded = embedded
+        return self.trunk(folded)
+
+    def _stacked_channels(self) -> dict[str, StackedChannel]:
+        return {name: one for name, one in self.channels.items() if isinstance(one, StackedChannel)}
+
     @torch.no_grad()
     def _check_rows(self, batch: Batch) -> None:
-        """Before the first step: the first member must say what a plain student of its parameters says."""
-        self.plain.load_state_dict(self.export(0), strict=False)
-        alone, here = self.plain(batch).logits, self.predict(batch)[0]
-        if not torch.allclose(alone, here, rtol=1e-3, atol=1e-4, equal_nan=True):
-            raise UserError(
-                f"bank: {type(self.plain).__name__} says something else of a batch that stands beside another one, "
-                "allowed: architectures that compute every row by itself. Train these students one by one"
-            )
+        """Once, as soon as a member can be looked at: the bank must say of it what a plain student says."""
+        healthy = self._healthy()
+        if not healthy.any():
+            return
+        rows = healthy.repeat_interleave(len(batch))
+        embedded, folded = self._look_up(batch), self._folded(batch)
+        factor = probe.factor_of(embedded, rows)
+        embedded = probe.scaled(embedded, factor)
+        member = int(healthy.nonzero()[0])
+        here = probe.taken(self._say(embedded, folded), slice(member * len(batch), (member + 1) * len(batch)))
+        if not probe.agree(self._alone(member, batch, factor), here):
+            raise self._refusal("says something else in a bank than by itself")
+        if not probe.rows_are_alone(self._say, embedded, folded, rows):
+            raise self._refusal("says something else of a row when the others of its batch change")
         self._checked = True
+
+    def _healthy(self) -> Tensor:
+        """bool [N], members that are alive and whose parameters are finite."""
+        finite = [parameter.flatten(1).isfinite().all(1) for parameter in self.trunk.parameters()]
+        return self.tables.alive & torch.stack(finite).all(0)
+
+    def _alone(self, member: int, batch: Batch, factor: float) -> Output:
+        """What a plain student of a member's parameters says."""
+        state = {name: parameter[member] for name, parameter in self.trunk.named_parameters()}
+        self.plain.load_state_dict(state, strict=False)
+        self.plain.tables.load(self.tables.export(member))
+        self.plain.train(self.trunk.training)
+        with probe.scaled_tables(self.plain.tables, factor):
+            return self.plain(batch)
+
+    def _refusal(self, what: str) -> UserError:
+        return UserError(
+            f"bank: {type(self.plain).__name__} {what}, allowed: architectures that compute every row by itself, from "
+            "what the tables look up. Train these students one by one"
+        )
 
     def _freeze(self, bad: Tensor, what: str, values: Tensor, place: str) -> None:
         for member in bad.nonzero().flatten().tolist():
@@ -196,8 +227,15 @@ class _Given(nn.Module):
 
 def _pooled_by_tables(student: Student) -> str | None:
     """How the history is pooled, where the look-up can do it; None without, or where the student reads the events."""
-    of_base = type(student).fields is Student.fields and type(student).look_up is Student.look_up
-    return student.history_pooling if of_base else None
+    of_base = all(
+        getattr(getattr(student, name), "__func__", None) is getattr(Student, name) for name in _READING
+    )
+    whole = student.own_history == student.history_length and not student.extra_fields
+    return student.history_pooling if of_base and whole else None
+
+
+_READING = ("fields", "look_up", "own_events", "given_fields")
+"""What of a student lies between the look-up and its layers."""
 
 
 def _trunk(student: Student, tensors: Mapping[str, Tensor], given: _Given, pooled: bool) -> Student:

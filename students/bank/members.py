@@ -16,6 +16,7 @@ from distill.config import OptimizerConfig
 from distill.errors import UserError
 from distill.protocols import Architecture, Channel
 from kernels.embedding import WideTables
+from students.bank.shape import shape_of
 from students.base import Student
 
 CHANNELS = ("single", "ah")
@@ -115,7 +116,7 @@ def gather(makes: Sequence[Callable[[], Member]]) -> Gathered:
     for place, make in enumerate(makes):
         member = make()
         student = _trainable(member, place)
-        shape = _shape(student, member.optimizer)
+        shape = shape_of(student, member.optimizer)
         if gathered is None:
             first_shape, gathered = shape, Gathered(student, _empty_tables(student, len(makes)))
         _check_same(first_shape, shape, place)
@@ -153,6 +154,7 @@ def _trainable(member: Member, place: int) -> Student:
                 "with other channels one by one"
             )
         assert not channel.fields and channel.past is None
+    _check_parameters(model, place)
     if model.content:
         raise UserError(
             f"bank: member {place}: got content {', '.join(model.content)}, allowed: none. Train it by itself"
@@ -160,26 +162,15 @@ def _trainable(member: Member, place: int) -> Student:
     return model
 
 
-def _shape(student: Student, optimizer: OptimizerConfig) -> dict[str, Any]:
-    """What all members must have in common, by name."""
-    plain = {
-        name: value
-        for name, value in vars(student).items()
-        if not name.startswith("_") and name not in ("seed", "training") and isinstance(value, _PLAIN)
-    }
-    sizes = {name: tuple(parameter.shape) for name, parameter in student.named_parameters()}
-    return {
-        "architecture": type(student).__name__,
-        **plain,
-        "negative_sampling": student.negative_sampling,
-        "width of the tables": student.tables.dim,
-        "batch_size": optimizer.batch_size,
-        "parameters": sizes,
-        "table sizes": {name: student.schema.sparse[name].size for name in student.features},
-    }
-
-
-_PLAIN = (bool, int, float, str, tuple, type(None))
+def _check_parameters(model: Student, place: int) -> None:
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if names != trained:
+        others = ", ".join(name for name in names if name not in trained)
+        raise UserError(
+            f"bank: member {place}: got fixed or shared parameters {others}, allowed: trained ones, each of one layer. "
+            "Train it by itself"
+        )
 
 
 def _check_same(first: Mapping[str, Any], other: Mapping[str, Any], place: int) -> None:
@@ -192,8 +183,9 @@ def _check_same(first: Mapping[str, Any], other: Mapping[str, Any], place: int) 
 
 
 def _rest(channel: Channel) -> dict[str, Any]:
-    """A channel's settings without its weight."""
-    return {name: value for name, value in asdict(_config(channel)).items() if name != "weight"}
+    """A channel's class and settings without its weight."""
+    settings = {name: value for name, value in asdict(_config(channel)).items() if name != "weight"}
+    return {"channel": type(channel).__qualname__} | settings
 
 
 def _config(channel: Channel) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -10,13 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from distill.batch import Batch
 from distill.dataset import DataSet
 from distill.errors import UserError
 from distill.module import DistillModule
-from distill.protocols import Output
 from students.bank import Bank, Member
-from students.deepfm import DeepFM
 from tests.distill.tiny_training import Memory, Own, Tiny
 from tests.students.bank_training import One, days_of, make, write_days
 from tests.students.models import KINDS
@@ -82,27 +80,6 @@ def test_means_are_those_of_each_member_alone(data: DataSet) -> None:
         assert found == pytest.approx(alone.take_means(), rel=1e-6)
 
 
-class Batchwise(DeepFM):
-    """Its logits depend on the other rows of the batch."""
-
-    def forward(self, batch: Batch) -> Output:
-        output = super().forward(batch)
-        return Output(output.logits + output.taps["penultimate"].sum(), output.taps)
-
-
-def test_an_architecture_whose_rows_know_each_other_is_refused(data: DataSet) -> None:
-    def made(one: One) -> Member:
-        member = make("deepfm", data, one, False)
-        member.model.__class__ = Batchwise
-        return member
-
-    bank = Bank([partial(made, one) for one in MEMBERS])
-    with pytest.raises(
-        UserError, match="Batchwise says something else of a batch that stands beside another one"
-    ):
-        bank.step(next(iter(days_of(data, 0, False)(1, True))))
-
-
 @pytest.mark.parametrize("layer", [nn.LayerNorm(3), nn.BatchNorm1d(3, affine=False), nn.Dropout(0.1)])
 def test_a_layer_without_a_stacked_form_is_named(data: DataSet, layer: nn.Module) -> None:
     def made(one: One) -> Member:
@@ -128,7 +105,7 @@ def test_no_member_is_refused() -> None:
     ("other", "message"),
     [
         (("dlrm", One(1), {}), "member 1: architecture: got DLRM, allowed: DeepFM"),
-        (("deepfm", One(1), {"mlp": [6, 4]}), "member 1: parameters: got"),
+        (("deepfm", One(1), {"mlp": [6, 4]}), "member 1: tap_widths: got .*'penultimate': 7"),
         (("deepfm", One(1), {"history_length": 4}), "member 1: .*history"),
         (("deepfm", One(1, {}, {"batch_size": 4}), {}), "member 1: batch_size: got 4, allowed: 8"),
     ],
@@ -137,6 +114,84 @@ def test_members_of_another_shape_are_refused(data: DataSet, other: Any, message
     kind, one, options = other
     with pytest.raises(UserError, match=message):
         Bank([partial(make, "deepfm", data, One(0), False), partial(make, kind, data, one, False, **options)])
+
+
+Change = Callable[[Any], None]
+
+
+def with_layer(layer: nn.Module) -> Change:
+    return lambda model: model.deep.__setitem__(1, layer)
+
+
+def with_attribute(value: Any) -> Change:
+    return lambda model: setattr(model, "scale", value)
+
+
+def with_schema(**changes: Any) -> Change:
+    return lambda model: setattr(model, "schema", replace(model.schema, **changes))
+
+
+def with_constant(value: float) -> Change:
+    return lambda model: model.register_buffer("constant", torch.tensor([value]), persistent=False)
+
+
+@dataclass
+class Settings:
+    """A user's own."""
+
+    sizes: list[int]
+
+
+@pytest.mark.parametrize(
+    ("first", "other", "message"),
+    [
+        (with_layer(nn.ReLU()), with_layer(nn.Tanh()), "layer 'deep.1': got .*Tanh, allowed: .*ReLU"),
+        (
+            with_layer(nn.LeakyReLU(0.1)),
+            with_layer(nn.LeakyReLU(0.2)),
+            "layer 'deep.1' settings: got negative_slope=0.2, allowed: negative_slope=0.1",
+        ),
+        (with_attribute(1.0), with_attribute(2.0), "scale: got 2.0, allowed: 1.0"),
+        (with_attribute([1, 2]), with_attribute([1, 3]), r"scale: got \(1, 3\), allowed: \(1, 2\)"),
+        (
+            with_attribute(Settings([1])),
+            with_attribute(Settings([2])),
+            r"scale.sizes: got \(2,\), allowed: \(1,\)",
+        ),
+        (with_attribute(torch.relu), with_attribute(torch.tanh), "scale: got .*tanh, allowed: .*relu"),
+        (with_constant(1.0), with_constant(2.0), "constant: got torch.float32"),
+        (with_schema(name="a"), with_schema(name="b"), "schema.name: got b, allowed: a"),
+    ],
+    ids=["kind", "setting", "number", "list", "dataclass", "function", "constant", "schema"],
+)
+def test_what_has_no_parameters_is_part_of_the_shape_too(
+    data: DataSet, first: Change, other: Change, message: str
+) -> None:
+    def made(one: One, change: Change) -> Member:
+        member = make("deepfm", data, one, False)
+        change(member.model)
+        return member
+
+    assert Bank([partial(made, One(seed), first) for seed in (0, 1)]).size == 2
+    with pytest.raises(UserError, match=f"member 1: {message}"):
+        Bank([partial(made, One(0), first), partial(made, One(1), other)])
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_fixed_and_shared_parameters_are_refused(data: DataSet, shared: bool) -> None:
+    def made() -> Member:
+        member = make("deepfm", data, One(0), False)
+        model: Any = member.model
+        if shared:
+            model.again = model.heads
+        else:
+            model.heads.requires_grad_(False)
+        return member
+
+    with pytest.raises(
+        UserError, match=r"got fixed or shared parameters (heads|again)\.weight, (heads|again)\.bias"
+    ):
+        Bank([made])
 
 
 def test_pooling_is_part_of_the_shape(data: DataSet) -> None:
