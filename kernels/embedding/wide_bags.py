@@ -51,9 +51,8 @@ class Bags:
         return self.rows.numel() if self.offsets is None else self.offsets.numel() - 1
 
     def of_rows(self) -> Tensor:
-        """int64 [M], the bag that each row is in."""
-        if self.offsets is None:
-            return torch.arange(len(self), device=self.rows.device)
+        """int64 [M], the bag that each row is in, where bags hold any number of rows."""
+        assert self.offsets is not None
         bags = torch.arange(len(self), device=self.rows.device)
         return bags.repeat_interleave(self.offsets.diff(), output_size=self.rows.numel())
 

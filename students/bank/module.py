@@ -28,8 +28,8 @@ class BankModule(DistillModule):
     report are so of the banks' whole work. Its means are over all members.
 
     Args:
-        banks: of one batch size, and with the same dense features and length of history where they have one. The stream
-            carries the sparse features of all.
+        banks: of one batch size and sampling of negatives, and with the same dense features and length of history where
+            they have one. The stream carries the sparse features of all.
         recorders: one for each member of each bank. A frozen member's outputs are not recorded.
         domains: for each bank the domains whose batches are its own; None for all.
 
@@ -113,6 +113,9 @@ def _check_streams(banks: Sequence[Bank]) -> None:
         "batch_size": {bank.settings[0].batch_size for bank in banks},
         "dense": {bank.plain.dense_features for bank in banks},
         "history_length": {bank.history_length for bank in banks} - {0},
+        "negative_sampling": {bank.plain.negative_sampling for bank in banks},
+        # Whose label says which rows are dropped.
+        "tasks of sampled rows": {bank.plain.tasks for bank in banks if bank.plain.negative_sampling < 1},
     }
     for name, values in needs.items():
         if len(values) > 1:

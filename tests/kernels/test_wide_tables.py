@@ -145,17 +145,58 @@ def test_a_member_that_is_frozen_by_hand_stays_as_it_is() -> None:
     wide, whole = make(), make()
     wide.freeze(2)
     before = wide.export(2)
-    step_of(wide, 0)
-    step_of(whole, 0)
-    after = wide.export(2)
-    assert all(torch.equal(before[name], after[name]) for name in before)
-    assert torch.equal(wide.export(1)["item.weight"], whole.export(1)["item.weight"])
+    for step in range(3):
+        step_of(wide, step)
+        step_of(whole, step)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in wide.export(2).items())
+    for member in (0, 1, 3):
+        found, expected = wide.export(member), whole.export(member)
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_the_moment_of_a_row_and_member_is_its_mean_squared_gradient_summed_over_steps() -> None:
+    """Restated number by number: row 2 is hit twice in the first step, row 0 by nobody."""
+    rates, steps = (0.5, 0.25), ([1, 2, 2], [2, 3])
+    wide = make(tables={"item": 4}, dim=4, seeds=[0, 1], learning_rates=rates, dtype=torch.float64)
+    rows = [wide.export(member)["item.weight"].tolist() for member in (0, 1)]
+    moments = [[0.0] * 4, [0.0] * 4]
+    for step, ids in enumerate(steps):
+        gradient = torch.arange(2.0 * len(ids) * 4, dtype=torch.float64).view(2, len(ids), 1, 4).sin() + step
+        wide(keyed({"item": [[one] for one in ids]})).features.backward(gradient)
+        for member in (0, 1):
+            for row in set(ids):
+                hits = [gradient[member, place, 0].tolist() for place, one in enumerate(ids) if one == row]
+                summed = [sum(column) for column in zip(*hits, strict=True)]
+                moments[member][row] += sum(value * value for value in summed) / 4
+                scale = rates[member] / (moments[member][row] ** 0.5 + 1e-8)
+                rows[member][row] = [
+                    weight - scale * value for weight, value in zip(rows[member][row], summed, strict=True)
+                ]
+    for member in (0, 1):
+        found = wide.export(member)
+        torch.testing.assert_close(
+            found["item.momentum"], torch.tensor(moments[member], dtype=torch.float64), **EXACT
+        )
+        torch.testing.assert_close(
+            found["item.weight"], torch.tensor(rows[member], dtype=torch.float64), **EXACT
+        )
+    assert moments[0] != moments[1] and moments[0][0] == 0 < moments[0][3]
 
 
 def test_large_finite_gradients_whose_squares_overflow_freeze_nobody() -> None:
-    wide = make(tables={"item": 2}, dim=4)
-    wide(keyed({"item": [[0], [1]]})).features.backward(torch.full((MEMBERS, 2, 1, 4), 1e30))
-    assert wide.alive.all() and wide.weight.isfinite().all()
+    wide = make(tables={"item": 3}, dim=4)
+    before = [wide.export(member)["item.weight"] for member in range(MEMBERS)]
+    gradient = torch.ones(MEMBERS, 2, 1, 4)
+    gradient[1, 1] = 1e30
+    wide(keyed({"item": [[0], [1]]})).features.backward(gradient)
+    assert wide.alive.all()
+    for member, rate in enumerate(RATES):
+        # A gradient of ones makes a step of the rate; an infinite moment, a step of 0.
+        large = member == 1
+        found = wide.export(member)
+        steps = torch.tensor([rate, 0.0 if large else rate, 0.0])[:, None]
+        torch.testing.assert_close(found["item.weight"], before[member] - steps)
+        assert found["item.momentum"].tolist() == [1, torch.inf if large else 1, 0]
 
 
 def test_finite_gradients_whose_sum_overflows_freeze_their_member() -> None:

@@ -155,3 +155,29 @@ def test_banks_that_need_other_batches_are_refused(
     second = Bank([partial(make, "deepfm", data, one, False, **options)])
     with pytest.raises(UserError, match=message):
         BankModule([first, second], [[Memory()], [Memory()]])
+
+
+def one_task(share: float, task: str, data: DataSet) -> Member:
+    member = make("deepfm", data, One(0), False)
+    member.model.tasks, member.model.negative_sampling = (task,), share
+    return member
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ((1.0, "click"), (0.5, "click"), "banks: negative_sampling: got 0.5, 1.0, allowed: one"),
+        ((0.5, "click"), (0.5, "order"), r"banks: tasks of sampled rows: got \('click',\), \('order',\)"),
+    ],
+)
+def test_banks_that_train_on_other_rows_are_refused(
+    data: DataSet, first: tuple[float, str], second: tuple[float, str], message: str
+) -> None:
+    banks = [Bank([partial(one_task, *of, data)]) for of in (first, second)]
+    with pytest.raises(UserError, match=message):
+        BankModule(banks, [[Memory()], [Memory()]])
+
+
+def test_banks_of_other_tasks_share_rows_that_are_not_sampled(data: DataSet) -> None:
+    banks = [Bank([partial(one_task, 1.0, task, data)]) for task in ("click", "order")]
+    assert BankModule(banks, [[Memory()], [Memory()]]).banks[1] is banks[1]

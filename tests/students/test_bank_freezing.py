@@ -108,6 +108,22 @@ def test_the_others_stay_bit_identical_and_the_member_as_it_was(
             assert torch.equal(tensor[1], before[name][1]), name
 
 
+@pytest.mark.parametrize("spoil", [spoil for spoil, _ in SPOILS])
+def test_the_others_are_bit_identical_to_a_bank_without_the_member(data: DataSet, spoil: Spoil) -> None:
+    bank, _, _ = run(data, spoil)
+    without = bank_of(data, [one for place, one in enumerate(MEMBERS) if place != 1])
+    for index, batch in enumerate(batches(data)[:5]):
+        without.step(batch, index)
+    assert list(bank.frozen) == [1] and not without.frozen
+    for place, member in enumerate((0, 2, 3)):
+        found, expected = bank.export(member), without.export(place)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+        for stack, other in zip(bank.adam.parts[0], without.adam.parts[0], strict=True):
+            for moments, others in zip(stack.moments, other.moments, strict=True):
+                assert torch.equal(moments[member], others[place])
+
+
 @pytest.mark.parametrize("member", [2, 3], ids=["clipped", "not clipped"])
 def test_a_member_with_an_infinite_norm_keeps_its_dense_parameters(data: DataSet, member: int) -> None:
     def spoil(bank: Bank) -> None:
@@ -145,10 +161,19 @@ def test_a_channels_non_finite_loss_is_no_matter_of_members_without_it(
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_a_frozen_member_has_no_part_in_the_means(data: DataSet) -> None:
+def test_means_of_a_frozen_member_end_with_it(data: DataSet) -> None:
     bank, _, _ = run(data, loss_is_nan)
-    means = bank.take_means()["loss_labels"]
-    assert means.isfinite().all() and bank.take_means() == {}
+    whole, shorter = bank_of(data), bank_of(data)
+    for index, batch in enumerate(batches(data)[:5]):
+        whole.step(batch, index)
+        if index < 3:
+            shorter.step(batch, index)
+    found, of_all, of_three = (each.take_means() for each in (bank, whole, shorter))
+    assert set(found) == {"loss_labels", "ah/loss", "ah/clipped"}
+    for name, values in found.items():
+        assert torch.equal(values[[0, 2, 3]].nan_to_num(-1), of_all[name][[0, 2, 3]].nan_to_num(-1))
+        assert torch.equal(values[1], of_three[name][1]) and values[1].isfinite()
+    assert bank.take_means() == {}
 
 
 def fall(bank: Bank, member: int) -> None:
