@@ -58,15 +58,14 @@ def familiarity(data: DataSet, days: Iterable[int]) -> Familiarity:
     """Which rows of some days are of users and items that earlier days have shown.
 
     Args:
-        data: the prepared data set; its days up to the last of these are read, ids alone.
+        data: the prepared data set, of one item a row; its days up to the last of these are read, ids alone.
         days: at least one day number.
 
     Raises:
-        DataError: an item feature of several ids a row; days or files missing.
+        DataError: days or files missing.
     """
     wanted, item = sorted(days), data.schema.item_feature
-    if data.schema.sparse[item].multi:
-        raise DataError(f"history.item: got '{item}' with several ids a row, allowed for slices: one id")
+    assert not data.schema.sparse[item].multi, f"rows hold several {item}"
     day, example, user, items = _columns(data, range(1, wanted[-1] + 1), ("example_id", "user_id", item))
     group = 2 * _is_new(user, day) + _is_new(items, day)
     rows = np.flatnonzero(np.isin(day, wanted))
@@ -74,18 +73,34 @@ def familiarity(data: DataSet, days: Iterable[int]) -> Familiarity:
     return Familiarity(example[rows], group[rows].astype(np.int8))
 
 
-def data_of(run: RecordedRun) -> DataSet | None:
-    """The prepared data set that a run was trained on; None when it is no longer where the run found it.
+def data_folder(run: RecordedRun) -> Path | None:
+    """Where `distill.dataset.prepare` keeps the data that all trainings of a run have read; None without trainings."""
+    prints = {report["data_fingerprint"] for report in run.trainings.values()}
+    data = run.config.get("data")
+    return (
+        Path(data["cache"]) / f"{data['source']}-{prints.pop()[:12]}" if data and len(prints) == 1 else None
+    )
+
+
+def familiarity_of(run: RecordedRun) -> Familiarity | str:
+    """That of the days that a run is judged by; or, as a sentence, why nobody can say.
+
+    Args:
+        run: a scored run.
 
     Raises:
-        DataError: what lies there is damaged.
+        DataError: the data set that it was trained on is damaged.
     """
-    prints = {report["data_fingerprint"] for report in run.trainings.values() if "data_fingerprint" in report}
-    data = run.config.get("data")
-    if len(prints) != 1 or not data:
-        return None
-    folder = Path(data["cache"]) / f"{data['source']}-{prints.pop()[:12]}"
-    return DataSet.open(folder) if folder.is_dir() else None
+    folder = data_folder(run)
+    if folder is None or not folder.is_dir():
+        return (
+            "The prepared data set of this run, which says who and what is new, is not where it was. "
+            "Call this in the folder that the run was started from."
+        )
+    data = DataSet.open(folder)
+    if data.schema.sparse[data.schema.item_feature].multi:
+        return "Rows of this data set hold several items each, so none is old or new."
+    return familiarity(data, run.judged_days)
 
 
 def _columns(data: DataSet, days: Iterable[int], names: tuple[str, ...]) -> list[NDArray[np.int64]]:

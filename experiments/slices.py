@@ -6,7 +6,7 @@ Shape letters: N labelled rows of a surface and task.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,7 +26,7 @@ MIN_ROWS = 100
 """Labelled rows below which a slice has no score: its interval would say nothing."""
 
 Key = tuple[str, str, str, int]
-"""(cell_id, vertical, task, group)."""
+"""(cell_id of the panel's `none`, cell_id, task, group)."""
 
 
 @dataclass(frozen=True)
@@ -87,18 +87,20 @@ def slice_tables(run: RecordedRun, panels: Iterable[Panel], familiar: Familiarit
     """
     shown = [panel for panel in panels if panel.vertical != POOLED and panel.none is not None]
     sources = {source.cell.cell_id: source for source in run.predictions()}
-    frames = {panel.vertical: _frame(run, sources, panel) for panel in shown}
-    rates = {(panel.vertical, panel.task): panel.entries[0].rows[0]["base_rate"] for panel in shown}
+    frames = {_none(panel).cell_id: _frame(run, sources, panel) for panel in shown}
     losses: dict[Key, _Loss] = {}
-    for vertical, frame in frames.items():
+    for none, frame in frames.items():
+        here = [panel for panel in shown if _none(panel).cell_id == none]
+        rates = {panel.task: panel.entries[0].rows[0]["base_rate"] for panel in here}
         groups = familiar.of(frame.rows.example_id)
-        of_vertical = [panel for panel in shown if panel.vertical == vertical]
-        for cell_id in dict.fromkeys(e.cell_id for panel in of_vertical for e in _columns(panel)):
-            losses |= _losses(run, sources[cell_id], frame, groups, rates)
+        for cell_id in dict.fromkeys(entry.cell_id for panel in here for entry in _columns(panel)):
+            found = _losses(run, sources[cell_id], frame, groups, rates)
+            losses |= {(none, cell_id, *key): loss for key, loss in found.items()}
     statistics = _statistics(losses)
     return [
-        _table(panel, frames[panel.vertical], familiar.of(frames[panel.vertical].rows.example_id), statistics)
+        _table(panel, frame, familiar.of(frame.rows.example_id), statistics)
         for panel in shown
+        for frame in [frames[_none(panel).cell_id]]
     ]
 
 
@@ -106,9 +108,14 @@ def _columns(panel: Panel) -> list[Entry]:
     return [entry for entry in panel.entries if entry.role != FLOOR]
 
 
+def _none(panel: Panel) -> Entry:
+    assert panel.none is not None, "panels without `none` have no gains"
+    return panel.none
+
+
 def _frame(run: RecordedRun, sources: dict[str, CellPredictions], panel: Panel) -> Frame:
-    assert panel.none is not None
-    source = sources[panel.none.cell_id]
+    """The rows of a student, by its `none`."""
+    source = sources[_none(panel).cell_id]
     rows = source.read(source.seeds[0], [run.split]).select(run.split, [panel.vertical])
     return Frame(panel.vertical, rows.take(np.argsort(rows.example_id)))
 
@@ -118,15 +125,15 @@ def _losses(
     source: CellPredictions,
     frame: Frame,
     groups: NDArray[np.int8],
-    rates: dict[tuple[str, str], float],
-) -> dict[Key, _Loss]:
-    """Of every task and group with rows enough; p of 0 or 1 leaves NE undefined."""
+    rates: dict[str, float],
+) -> dict[tuple[str, int], _Loss]:
+    """Of every task with a rate and group with rows enough; a rate of 0 or 1 leaves NE undefined."""
     values: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
     for seed in source.seeds:
         found = source.read(seed, [run.split]).select(run.split, [frame.name])
         rows = frame.align(found, source.cell, subset=source.cell.role != STUDENT)
-        for task in rows.tasks:
-            known, normaliser = rows.labels[task] != UNKNOWN, entropy(rates[frame.name, task])
+        for task, rate in rates.items():
+            known, normaliser = rows.labels[task] != UNKNOWN, entropy(rate)
             if normaliser > 0:
                 loss = logloss_per_row(rows.logits[task][known], rows.labels[task][known])
                 values[task].append(loss / normaliser)
@@ -138,8 +145,7 @@ def _losses(
             if inside.sum() >= MIN_ROWS:
                 of_seed = np.stack(per_seed)[:, inside]
                 totals = _per_user(frame.rows.user_id[known][inside], of_seed.mean(axis=0))
-                key = (source.cell.cell_id, frame.name, task, group)
-                losses[key] = _Loss(source.seeds, of_seed.mean(axis=1), totals)
+                losses[task, group] = _Loss(source.seeds, of_seed.mean(axis=1), totals)
     return losses
 
 
@@ -160,31 +166,18 @@ def _statistics(losses: dict[Key, _Loss]) -> dict[Key, Statistic]:
 def _table(
     panel: Panel, frame: Frame, groups: NDArray[np.int8], statistics: dict[Key, Statistic]
 ) -> SliceTable:
-    assert panel.none is not None
     others = [entry for entry in _columns(panel) if not entry.is_none]
-    labels = frame.rows.labels[panel.task]
+    labels, none_id = frame.rows.labels[panel.task], _none(panel).cell_id
     slices = []
     for group, name in enumerate(GROUPS):
         inside = (groups == group) & (labels != UNKNOWN)
         examples, positives = int(inside.sum()), int(labels[inside].sum())
-        none = statistics.get((panel.none.cell_id, panel.vertical, panel.task, group))
-        if none is None:
-            slices += [Slice(name, examples, positives)] if examples else []
-            continue
-        gains = _gains(none, panel, others, group, statistics)
-        slices.append(Slice(name, examples, positives, none.value, gains))
+        none = statistics.get((none_id, none_id, panel.task, group))
+        if none is not None:
+            of_other = {e.label: statistics[none_id, e.cell_id, panel.task, group] for e in others}
+            # A teacher of one seed is compared with every seed of `none`.
+            gains = {label: difference(none, x.shared_by(none.seeds)) for label, x in of_other.items()}
+            slices.append(Slice(name, examples, positives, none.value, gains))
+        elif examples:
+            slices.append(Slice(name, examples, positives))
     return SliceTable(panel.vertical, panel.task, panel.model, others, slices)
-
-
-def _gains(
-    none: Statistic, panel: Panel, others: Sequence[Entry], group: int, statistics: dict[Key, Statistic]
-) -> dict[str, Estimate]:
-    """A teacher of one seed is compared with every seed of `none`; an entry without the task has no gain."""
-    found = {
-        entry.label: statistics.get((entry.cell_id, panel.vertical, panel.task, group)) for entry in others
-    }
-    return {
-        label: difference(none, other.shared_by(none.seeds))
-        for label, other in found.items()
-        if other is not None
-    }

@@ -8,14 +8,25 @@ from experiments.cli.common import folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The run folder."""
+    """The run folder, and whether to follow the run."""
     parser.add_argument("folder", metavar="FOLDER", help="run folder")
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="follow a running experiment: the page is written anew, and reloads itself, until the run has ended",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Write it and say where."""
     path = folder(args.folder)
-    from experiments.report import write_report
+    from experiments.report import REPORT, write_report
 
-    print(f"Report: {write_report(path)}")
+    if args.watch:
+        from experiments.watch import watch
+
+        print(f"Open {path / REPORT}: it follows the run until it has ended, or until Ctrl-C.", flush=True)
+        print(f"Report: {watch(path)}")
+    else:
+        print(f"Report: {write_report(path)}")
     return 0

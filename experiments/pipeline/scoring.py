@@ -50,13 +50,23 @@ def score(experiment: Experiment, sources: list[CellPredictions]) -> None:
     """
     if not sources:
         raise UserError(f"{experiment.folder}: no predictions to score. Train first (`distill run`).")
+    write_scores(experiment, sources, *scored(experiment, sources))
+
+
+def scored(experiment: Experiment, sources: Sequence[CellPredictions]) -> tuple[list[Row], list[Row]]:
+    """Rows and transfer rows of cells that have predictions; nothing is written.
+
+    Args:
+        experiment: the experiment.
+        sources: at least one cell.
+    """
     rates, splits = base_rates(experiment), list(experiment.schedule.scored_days)
     verticals = experiment.data.schema.verticals
     rows = score_rows(sources, verticals, rates, splits, _truth(experiment))
     transfer: list[Row] = []
     for split in splits:
         transfer += transfer_rows(Losses(sources, verticals, rates, split))
-    write_scores(experiment, sources, rows, transfer)
+    return rows, transfer
 
 
 def write_scores(
@@ -75,7 +85,7 @@ def write_scores(
         experiment.folder / "results.json",
         rows,
         transfer,
-        timing=_timing(experiment, sources),
+        timing=timing(experiment, sources),
         versions=versions(),
         git_commit=git_commit(),
         config_hash=experiment.config_hash,
@@ -115,15 +125,15 @@ def _truth(experiment: Experiment) -> Truth | None:
     return read_truth(experiment.data.folder, days)
 
 
-def _timing(
+def timing(
     experiment: Experiment, sources: Sequence[CellPredictions]
 ) -> dict[str, dict[str, dict[str, float]]]:
     """cell_id -> seed -> seconds, cpu_seconds, examples, parameters, FLOPs."""
-    timing: dict[str, dict[str, dict[str, float]]] = {}
+    found: dict[str, dict[str, dict[str, float]]] = {}
     for source in _trained(sources):
         for seed in source.seeds:
             report = read_report(experiment, source.cell, seed)
-            timing.setdefault(source.cell.cell_id, {})[str(seed)] = {
+            found.setdefault(source.cell.cell_id, {})[str(seed)] = {
                 "seconds": report["seconds"],
                 "cpu_seconds": report["cpu_seconds"],
                 "train_seconds": sum(day["seconds"] for day in report["days"]),
@@ -133,4 +143,4 @@ def _timing(
                 "flops_per_example": report["flops_per_example"],
                 "train_flops": report["train_flops"],
             }
-    return timing
+    return found

@@ -52,7 +52,7 @@ def correction_figures(run: RecordedRun, panels: Sequence[Panel], channels: list
             lines = [each for each in lines if each.points]
             if lines:
                 says = f"{': '.join(captions[name])}; {panel.vertical}, {panel.model}: " + _ends(lines)
-                svg = day_picture(lines, run.judged_days, says, zero=name != "size")
+                svg = day_picture(lines, run.judged_days, says, zero=name != "size", whole=True)
                 of[name].append(Figure(panel.vertical, panel.model, svg))
     return [FigureRow(*captions[name], of[name]) for name in captions if of[name]]
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
+from distill.cells import DOMAIN_TEACHER
 from experiments.curves import DayScore, day_scores
-from experiments.familiarity import data_of, familiarity
+from experiments.familiarity import familiarity_of
 from experiments.family import family, sets_of
 from experiments.overview import best_channels, findings
 from experiments.recorded import STUDENT, TEACHER, RecordedRun
@@ -105,17 +106,18 @@ def _state(run: RecordedRun) -> str:
     error = f": {str(run.status['error']).rstrip('.')}" if run.status.get("error") else ""
     scored = "what is here is scored" if run.rows else "nothing is scored yet"
     done = f"{len(run.trainings)} of {run.planned}"
-    return f"{start}{error}. {done} trainings are finished; {scored}. The same command continues it."
+    again = "" if run.status.get("state") == "running" else " The same command continues it."
+    return f"{start}{error}. {done} trainings are finished; {scored}.{again}"
 
 
 def _about(run: RecordedRun, channels: list[str]) -> dict[str, str]:
     """Heading to text of the facts under the title."""
     students = list(dict.fromkeys(cell.model for cell in run.cells if cell.role == STUDENT))
-    teachers = list(dict.fromkeys(cell.model for cell in run.cells if cell.role == TEACHER))
+    teachers = list(dict.fromkeys(c.model for c in run.cells if c.role in (TEACHER, DOMAIN_TEACHER)))
     verticals = list(dict.fromkeys(cell.vertical for cell in run.cells if cell.role == STUDENT))
     schedule = run.config.get("schedule") or {}
     facts = {
-        "Teacher": ", ".join(teachers),
+        "Teachers" if len(teachers) > 1 else "Teacher": ", ".join(teachers),
         "Students": ", ".join(students),
         "Verticals": ", ".join(verticals),
         "Channels": ", ".join(channels),
@@ -143,22 +145,21 @@ def _slices(run: RecordedRun, found: Sequence[Panel]) -> tuple[list[SliceGroup],
     """The slices, or why there are none."""
     if not any(panel.none for panel in found):
         return [], "Nothing is scored yet."
-    data = data_of(run)
-    if data is None:
-        return [], (
-            "The prepared data set of this run is not where it was: it says who and what is new. "
-            "Write the report in the folder that the run was started from."
-        )
-    if data.schema.sparse[data.schema.item_feature].multi:
-        return [], "Rows of this data set hold several items each, so none is old or new."
-    return slice_groups(slice_tables(run, found, familiarity(data, run.judged_days))), ""
+    familiar = familiarity_of(run)
+    if isinstance(familiar, str):
+        return [], familiar
+    return slice_groups(slice_tables(run, found, familiar)), ""
 
 
 def _student_yaml(run: RecordedRun) -> dict[str, str]:
-    """Every student's settings and its channel sets, by its name."""
+    """The part of the settings that makes a student, by its name."""
     return {
         settings["name"]: yaml.safe_dump(
-            {**settings, "channels": sets_of(run, settings)}, sort_keys=False, width=100, allow_unicode=True
+            {"students": [settings], "channels": sets_of(run, settings)},
+            sort_keys=False,
+            width=100,
+            allow_unicode=True,
+            default_flow_style=None,
         )
         for settings in run.config.get("students") or []
     }

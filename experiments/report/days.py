@@ -40,7 +40,9 @@ class Line:
     points: Mapping[int, Band]
 
 
-def day_picture(lines: Sequence[Line], judged: Sequence[int], description: str, zero: bool = False) -> str:
+def day_picture(
+    lines: Sequence[Line], judged: Sequence[int], description: str, zero: bool = False, whole: bool = False
+) -> str:
     """Lines over days.
 
     Args:
@@ -48,11 +50,12 @@ def day_picture(lines: Sequence[Line], judged: Sequence[int], description: str, 
         judged: days whose scores the tables show; they are shaded.
         description: what it shows, for those who do not see it.
         zero: also draw a line at 0.
+        whole: room for all days; otherwise the first days, when a model knows nothing, may be cut off.
     """
     right = _WIDTH - max(text_width(each.label) for each in lines) - 10
     days = sorted({day for each in lines for day in each.points})
     x = Scale(days[0] - 0.3, days[-1] + 0.3, _LEFT, right)
-    y = Scale(*_range(lines, days), _BOTTOM, _TOP)
+    y = Scale(*_range(lines, days, whole), _BOTTOM, _TOP)
     ends = [y(list(each.points.values())[-1].mean) for each in lines]
     places = spread(ends, _LABEL_GAP, _TOP + 4, _BOTTOM)
     labels = [
@@ -62,9 +65,9 @@ def day_picture(lines: Sequence[Line], judged: Sequence[int], description: str, 
     return picture(_WIDTH, _HEIGHT, description, *marks, _clipped(lines, x, y, right), *labels)
 
 
-def _range(lines: Sequence[Line], days: Sequence[int]) -> tuple[float, float]:
+def _range(lines: Sequence[Line], days: Sequence[int], whole: bool) -> tuple[float, float]:
     """Room for every line in the later half of the days, and as much again for the first days."""
-    late = days[len(days) // 2]
+    late = days[0] if whole else days[len(days) // 2]
     ends = [(band.low, band.high) for each in lines for day, band in each.points.items() if day >= late]
     everything = [(band.low, band.high) for each in lines for band in each.points.values()]
     low, high = bounds(list(chain.from_iterable(ends or everything)))
