@@ -10,7 +10,8 @@ Shape letters: B examples, C columns of all chosen taps side by side, T taps, D 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +78,13 @@ class Autoencoder(Channel):
     def dense_parameters(self) -> Iterable[nn.Parameter]:
         """None: `step` updates them all."""
         return ()
+
+    def training_state(self) -> dict[str, Any]:
+        """Of its own Adam."""
+        return {"optimizer": self.optimizer.state_dict()}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
 
     def encode(self, output: Output) -> Tensor:
         """The representation of a batch.

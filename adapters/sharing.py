@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +108,15 @@ class Sharing(Channel):
                     self._copy_modules(teacher)
             self._taken = path
 
+    def training_state(self) -> dict[str, Any]:
+        """The snapshot that was copied last."""
+        return {"taken": None if self._taken is None else str(self._taken)}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        self._taken = None if state["taken"] is None else Path(state["taken"])
+        if self._taken is not None:
+            self._freeze()
+
     def loss(self, output: Output, batch: Batch, student: Architecture) -> tuple[Tensor, dict[str, Tensor]]:
         """Nothing to learn from beside the labels.
 
@@ -181,8 +191,12 @@ class Sharing(Channel):
             found = teacher.module(source, f"sharing.modules.{path}")
             _refuse_other_shapes(module, found, path, source)
             module.load_state_dict(found)
-            if self.config.freeze_modules:
-                module.requires_grad_(False)
+        self._freeze()
+
+    def _freeze(self) -> None:
+        (student,) = self._student
+        for path in self.config.modules if self.config.freeze_modules else ():
+            student.get_submodule(path).requires_grad_(False)
 
 
 def _features(config: SharingConfig, schema: FeatureSchema) -> tuple[str, ...]:

@@ -34,9 +34,28 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        temporary.chmod(0o644)  # mkstemp gives 0600, which would keep others from reading a shared run folder
-        os.replace(temporary, path)
+        with naming_full_disk(path):
+            yield temporary
+            temporary.chmod(
+                0o644
+            )  # mkstemp gives 0600, which would keep others from reading a shared run folder
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """Say what to do about a disk that is found to be full inside.
+
+    Args:
+        path: what is being written.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    try:
+        yield
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
@@ -44,5 +63,3 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             f"{path}: the disk is full ({os.strerror(error.errno)}). Free some space and repeat the command; what is "
             "done already is kept."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)

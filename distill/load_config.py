@@ -57,14 +57,17 @@ class LoadedConfig:
 
     @cached_property
     def config_hash(self) -> str:
-        """sha256 (hex) of the resolved config, keys sorted; a user's own architecture enters by its text."""
+        """sha256 (hex) of the resolved config, keys sorted; a user's own architecture enters by its text, checkpoints
+        within a training not at all."""
         config = copy.deepcopy(self.config)
         models: list[TeacherConfig | StudentConfig] = [*config.domain_teachers, *config.students]
         if config.teacher is not None:
             models.append(config.teacher)
         for model in models:
             model.architecture = architecture_by_content(model.architecture)
-        canonical = yaml.safe_dump(to_plain(config), sort_keys=True, width=110, allow_unicode=True)
+        plain = to_plain(config)
+        del plain["checkpoint"]
+        canonical = yaml.safe_dump(plain, sort_keys=True, width=110, allow_unicode=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 

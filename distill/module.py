@@ -130,11 +130,31 @@ class DistillModule(L.LightningModule):
 
     def take_means(self) -> dict[str, float]:
         """Means of what was logged since the last call, over steps."""
-        steps = self.steps - self._steps_before
-        means = {name: (total / steps).item() for name, total in self.sums.items()}
+        means = self.means()
         self.sums.clear()
         self._steps_before = self.steps
         return means
+
+    def means(self) -> dict[str, float]:
+        """Means of what was logged since `take_means`, over steps."""
+        steps = self.steps - self._steps_before
+        return {name: (total / steps).item() for name, total in self.sums.items()}
+
+    def counted(self) -> dict[str, Any]:
+        """What `training_step` counts, for a training that is to go on in another process."""
+        return {
+            "steps": self.steps,
+            "examples": self.examples,
+            "steps_before": self._steps_before,
+            "sums": {name: total.clone() for name, total in self.sums.items()},
+        }
+
+    def resume_counting(self, counted: Mapping[str, Any]) -> None:
+        """Go on from what `counted` gave."""
+        self.steps, self.examples = counted["steps"], counted["examples"]
+        self._steps_before = counted["steps_before"]
+        self.sums.clear()
+        self.sums.update(counted["sums"])
 
     def _count(self, name: str, value: Tensor) -> None:
         self.sums[name] = self.sums[name] + value.detach()

@@ -7,6 +7,9 @@ nothing more than the student is refused (`distill.validate_privileged`): that w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -22,8 +25,7 @@ class PrivilegedFeatures(Single):
     """lambda * loss(serving logit, teacher): lambda is 0 in the first batches, then w, at once.
 
     The examples of those batches are counted here, with or without a teacher's signal, in training alone. The count is
-    no part of any state: a student is trained from its first example in one go, and a channel that is attached anew
-    counts anew.
+    no part of what is served; a channel that is attached anew counts anew.
 
     Args:
         config: as of `single`, and the length of the warm-up.
@@ -44,6 +46,13 @@ class PrivilegedFeatures(Single):
         warm = float(self.examples >= self.config.warmup_examples)
         self.examples += len(batch)
         return warm * loss, logs | {"warm": torch.tensor(warm)}
+
+    def training_state(self) -> dict[str, Any]:
+        """The count."""
+        return {"examples": self.examples}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        self.examples = state["examples"]
 
 
 def build(config: PrivilegedFeaturesConfig, schema: FeatureSchema, seed: int) -> PrivilegedFeatures:

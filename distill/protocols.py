@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -146,6 +146,19 @@ class Channel(nn.Module, ABC):
             day: the day.
             snapshot: the teacher's parameters that the schedule allows on that day (`distill.checkpoint`), when
                 `needs` has `snapshot`; None on a day older than the first one.
+        """
+
+    def training_state(self) -> dict[str, Any]:
+        """What the channel goes on from in another process, beside its parameters and buffers: its own optimiser, what
+        it counts or remembers. Tensors, texts and numbers, in mappings, lists and tuples.
+        """
+        return {}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `training_state` gave; parameters and buffers are in place already.
+
+        Args:
+            state: of a channel with the same settings, attached to a student with the same settings.
         """
 
     @abstractmethod

@@ -10,14 +10,16 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import lightning as L
 import torch
+from torch.distributed.checkpoint.stateful import Stateful
 from torch.utils.data import IterableDataset
 
 from distill.batch import Batch
+from distill.checkpoints import Checkpoints, Start
 from distill.flops import count
 from distill.lean import LeanStrategy, NoProfiler
 from distill.module import DistillModule
@@ -39,16 +41,51 @@ class DayData(L.LightningDataModule):
     def __init__(self, days: Days, plan: DayPlan):
         super().__init__()
         self.days, self.plan = days, plan
+        self.start: Start | None = None
 
     def train_dataloader(self) -> IterableDataset:  # a `DataLoader` around it would do nothing, at every step
-        return self.days(self._today(), True)
+        self._stream = self.days(self.today, True)
+        return _Rest(self._stream, self.start) if self.start is not None and self.done else self._stream
 
     def val_dataloader(self) -> list[IterableDataset]:
-        return [self.days(day, False) for day in self.plan.predict_after.get(self._today(), ())]
+        return [self.days(day, False) for day in self.plan.predict_after.get(self.today, ())]
 
-    def _today(self) -> int:
+    @property
+    def today(self) -> int:
+        """The day that is trained on, or was last."""
         assert self.trainer is not None
         return self.plan.train[self.trainer.current_epoch]
+
+    @property
+    def done(self) -> int:
+        """Batches of today that were trained on before this process went on."""
+        return self.start.batches if self.start is not None and self.start.day == self.today else 0
+
+    def position(self) -> dict[str, Any]:
+        """In the stream of the day that is trained on."""
+        assert isinstance(self._stream, Stateful), (
+            "a training with checkpoints needs streams that have a state"
+        )
+        return self._stream.state_dict()
+
+
+class _Rest(IterableDataset):
+    """What is left of a day that was trained on in part.
+
+    Args:
+        stream: of the whole day.
+        start: the part that is done.
+    """
+
+    def __init__(self, stream: IterableDataset, start: Start):
+        self._stream, self._start = stream, start
+
+    def __len__(self) -> int:
+        return len(self._stream) - self._start.batches  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._stream.load_state_dict(self._start.stream)  # type: ignore[attr-defined]
+        return iter(self._stream)
 
 
 @dataclass
@@ -81,6 +118,21 @@ class DayReport:
         return self.flops_per_example * self.examples_per_s * self.seconds
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """A day under way.
+
+    Attributes:
+        seen: examples trained on before it.
+        batches: of it, trained on by earlier processes.
+        spent: wall and processor time of earlier processes on it, s.
+    """
+
+    seen: int
+    batches: int = 0
+    spent: tuple[float, float] = (0.0, 0.0)
+
+
 @dataclass
 class DayCallback(L.Callback):
     """Reports every trained day, keeps time, counts FLOPs, moves the progress bar.
@@ -102,24 +154,50 @@ class DayCallback(L.Callback):
     before_day: Callable[[int], None] = lambda day: None
     reports: list[DayReport] = field(default_factory=list)
     _open: ExitStack = field(default_factory=ExitStack)
+    _begun: _Begun | None = None
+    _flops_per_example: float | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The reports, and what the day under way has taken so far."""
+        begun = self._begun
+        if begun is not None:
+            begun = replace(begun, batches=self._batches, spent=self._watch.read())
+        return {
+            "reports": [asdict(report) for report in self.reports],
+            "begun": None if begun is None else asdict(begun),
+            "flops_per_example": self._flops_per_example,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self.reports = [DayReport(**report) for report in state_dict["reports"]]
+        self._begun = None if state_dict["begun"] is None else _Begun(**state_dict["begun"])
+        self._flops_per_example = state_dict["flops_per_example"]
+
+    def label_loss(self, module: DistillModule) -> float:
+        """Mean loss of the labels in the steps of the day so far, each scored before it was learnt from."""
+        return (module.means() if self._begun is not None else self.reports[-1].means)["loss_labels"]
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         day = self.plan.train[trainer.current_epoch]
         self.before_day(day)
-        task = self.progress.task(f"{self.title} day {day}", total=self.rows.get(day), unit="examples")
-        self._bar = self._open.enter_context(task)
         assert isinstance(module, DistillModule)
-        self._seen = module.examples
-        self._watch = _Stopwatch()
+        begun = self._begun or _Begun(module.examples)
+        self._batches = begun.batches
+        rows, done = self.rows.get(day), module.examples - begun.seen
+        title = f"{self.title} day {day}" + (f" from example {done:,}" if done else "")
+        total = None if rows is None else rows - done
+        self._bar = self._open.enter_context(self.progress.task(title, total=total, unit="examples"))
+        self._begun, self._watch = begun, _Stopwatch(begun.spent)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, module: L.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
+        assert self._begun is not None and isinstance(module, DistillModule)
+        done, batches = self._begun.batches, trainer.num_training_batches
         # Histories grow, within a day too; a stream that does not know its length is counted at its start.
-        batches = trainer.num_training_batches
-        if batch_idx != (batches // 2 if isinstance(batches, int) else 0):
+        if done + batch_idx != ((done + batches) // 2 if isinstance(batches, int) else 0):
             return
-        assert isinstance(module, DistillModule)
         if (
             module.model.history_length or not self.reports
         ):  # without histories every day costs what the first does
@@ -130,6 +208,7 @@ class DayCallback(L.Callback):
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         self._bar.advance(len(batch))
+        self._batches += 1
         if trainer.is_last_batch:  # the end of the epoch would be too late: validation runs inside it
             assert isinstance(module, DistillModule)
             self._end(self.plan.train[trainer.current_epoch], module)
@@ -142,36 +221,65 @@ class DayCallback(L.Callback):
         self._open.__exit__(type(exception), exception, exception.__traceback__)
 
     def _end(self, day: int, module: DistillModule) -> None:
+        assert self._begun is not None and self._flops_per_example is not None
         wall, cpu = self._watch.read()
-        rate, flops = (module.examples - self._seen) / wall, self._flops_per_example
+        rate, flops = (module.examples - self._begun.seen) / wall, self._flops_per_example
         peak = peak_flops(module.device, module.compute.precision)
         mfu = None if peak is None else rate * flops / peak
         self._bar.advance(0, MFU="peak not known" if mfu is None else f"{100 * mfu:.1f} %")
         self._open.close()
         means = module.take_means()
         self.reports.append(DayReport(day, module.examples, means, wall, cpu, rate, flops, mfu))
+        self._begun = None
         self.after_day(day)
 
 
-def fit(module: DistillModule, data: DayData, callback: DayCallback) -> list[DayReport]:
+def fit(
+    module: DistillModule, data: DayData, callback: DayCallback, checkpoints: Checkpoints | None = None
+) -> list[DayReport]:
     """Train through the plan's days and predict as it says.
 
     Args:
         module: model and channels.
         data: the days.
         callback: progress, timing and what happens after each day.
+        checkpoints: of this training; it goes on from the newest. Without any it begins at the beginning.
 
     Returns:
         One report a trained day.
 
     Raises:
         NonFiniteError: a loss or gradient that is not finite.
-        KeyboardInterrupt: Ctrl-C.
+        KeyboardInterrupt: Ctrl-C, and whatever signals are turned into it; with checkpoints, after the state was saved.
     """
-    with _quiet(), _own_interrupt():
-        trainer = _trainer(max_epochs=len(data.plan.train), callbacks=[callback])
-        trainer.fit(module, datamodule=data)
+    callbacks: list[L.Callback] = [callback]
+    with ExitStack() as inside:
+        inside.enter_context(_quiet())
+        inside.enter_context(_own_interrupt())
+        if checkpoints is not None:
+            callbacks.append(checkpoints)
+            inside.enter_context(checkpoints.stops)
+            start = checkpoints.resume(module, data, callback)
+            if start is not None:
+                _go_on(start, module, data, callback, checkpoints)
+        if data.plan.train:
+            _trainer(max_epochs=len(data.plan.train), callbacks=callbacks).fit(module, datamodule=data)
     return callback.reports
+
+
+def _go_on(
+    start: Start, module: DistillModule, data: DayData, callback: DayCallback, checkpoints: Checkpoints
+) -> None:
+    """Leave out what is done; after a day that was trained, predict what is left to be predicted."""
+    plan = data.plan
+    place = plan.train.index(start.day)
+    data.plan = callback.plan = replace(plan, train=plan.train[place:])
+    if not start.trained:
+        data.start = start
+        return
+    if plan.predict_after.get(start.day):
+        _trainer(callbacks=[callback, checkpoints]).validate(module, datamodule=data, verbose=False)
+    data.plan = callback.plan = replace(plan, train=plan.train[place + 1 :])
 
 
 def predict(module: DistillModule, streams: list[IterableDataset]) -> None:
@@ -203,10 +311,15 @@ def _trainer(**settings: Any) -> L.Trainer:
 
 
 class _Stopwatch:
-    """Wall and processor time since it was made, s."""
+    """Wall and processor time since it was made, s.
 
-    def __init__(self) -> None:
-        self._start = self._clocks()
+    Args:
+        spent: both, before.
+    """
+
+    def __init__(self, spent: tuple[float, float]) -> None:
+        wall, cpu = self._clocks()
+        self._start = wall - spent[0], cpu - spent[1]
 
     def read(self) -> tuple[float, float]:
         wall, cpu = self._clocks()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,19 @@ class PredictionRecorder:
 
     def column(self, name: str) -> np.ndarray:
         """One of the ids, `day`, `logits` [N, k], or what a subclass keeps."""
-        return np.concatenate(self._columns[name])
+        if len(self._columns[name]) > 1:
+            self._columns[name] = [np.concatenate(self._columns[name])]
+        (whole,) = self._columns[name]
+        return whole
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was recorded so far, by column."""
+        return {name: self.column(name) for name in self._columns}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self._columns.clear()
+        self._columns.update({name: [column] for name, column in state_dict.items()})
 
     def predictions(self, experiment: Experiment, tasks: tuple[str, ...]) -> Predictions:
         """Everything recorded, with final labels read from the data set.

@@ -15,6 +15,7 @@ from torch.utils.data import IterableDataset
 
 from distill.cells import Cell
 from distill.checkpoint import save_model
+from distill.checkpoints import Checkpoints, CheckpointStore
 from distill.config import ComputeConfig, DelayedLabels, OptimizerConfig, StudentConfig, TeacherConfig
 from distill.dataset import DataSet
 from distill.delay import LabelRule, label_rule
@@ -35,6 +36,8 @@ from experiments.pipeline.recorder import PredictionRecorder
 from experiments.pipeline.supply import Supply
 
 REPORT = "report.json"
+UNFINISHED = "unfinished"
+"""Folder of the checkpoints of a training that has not ended (`distill.checkpoints`)."""
 
 # Small students learn in small batches; what is only predicted needs none of their size.
 PREDICTED_TOGETHER = 512
@@ -112,9 +115,12 @@ class Training:
         cost = model_cost(model, days(counted_day(experiment.schedule, plan), False))
         title = f"{cell.model} {cell.vertical} {cell.channel} seed {self.seed}"
         callback = DayCallback(plan, progress, rows, title, after_day, self._begin_day)
+        checkpoints = self._checkpoints(plan)
         with seeded(self.seed, "training"):  # dropout
-            reports = fit(module, DayData(days, plan), callback)
-        self.leave_behind(recorder, cost, reports, *clock.read())
+            reports = fit(module, DayData(days, plan), callback, checkpoints)
+        wall, cpu = clock.read()
+        self.leave_behind(recorder, cost, reports, wall + checkpoints.seconds, cpu + checkpoints.cpu_seconds)
+        checkpoints.store.remove()
 
     def days(self) -> Callable[[int, bool], IterableDataset]:
         """The model's stream of each day, see `streams`."""
@@ -177,6 +183,20 @@ class Training:
         parts: list[Architecture | Channel] = [self.model, *self.channels.values()]
         for part in parts:
             part.set_base_rates(rates)
+
+    def _checkpoints(self, plan: DayPlan) -> Checkpoints:
+        """From which a training goes on that was stopped; those of other settings, data or days are of no use."""
+        experiment, config = self.experiment, self.experiment.config.checkpoint
+        identity = {
+            "config_hash": experiment.config_hash,
+            "data_fingerprint": experiment.data.fingerprint,
+            "cell_id": self.cell.cell_id,
+            "seed": self.seed,
+            "train": plan.train,
+            "predict_after": list(plan.predict_after.items()),
+        }
+        folder = experiment.checkpoint_folder(self.cell, self.seed) / UNFINISHED
+        return Checkpoints(CheckpointStore(folder, identity, config.keep), config)
 
     def _begin_day(self, day: int) -> None:
         for channel in self.channels.values():

@@ -1,0 +1,79 @@
+"""One part of a checkpoint in a folder: tensors by torch.distributed.checkpoint, as safetensors, and their shape as
+JSON.
+
+torch.distributed.checkpoint's own format keeps its metadata as a pickle; its writer of safetensors keeps none.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from distill.checkpoints.tree import put_together, take_apart
+from kernels.embedding import ensure_process_group
+
+TREE = "state.json"
+"""Beside the tensors: how they belong together, and what is no tensor."""
+
+
+def write_part(folder: Path, state: Any) -> None:
+    """Write a nested state; of several processes each calls it.
+
+    Args:
+        folder: to be made.
+        state: what `distill.checkpoints.tree` can take apart.
+
+    Raises:
+        OSError: what the system says of the disk.
+    """
+    tree, tensors = take_apart(state)
+    folder.mkdir(parents=True)
+    (folder / TREE).write_text(json.dumps(tree))
+    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    try:
+        with _alone() as alone:
+            whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+            dcp.save(whole, storage_writer=writer, no_dist=alone)
+    except CheckpointException as error:
+        raise _first(error) from error
+
+
+def read_part(folder: Path) -> Any:
+    """The state that `write_part` wrote.
+
+    Args:
+        folder: whose files are known to be whole.
+    """
+    reader = HuggingFaceStorageReader(str(folder))
+    tensors = {}
+    for name, found in reader.read_metadata().state_dict_metadata.items():
+        assert isinstance(found, TensorStorageMetadata), f"{name} is no tensor"
+        tensors[name] = torch.empty(found.size, dtype=found.properties.dtype)
+    with _alone() as alone:
+        dcp.load(tensors, storage_reader=reader, no_dist=alone)
+    return put_together(json.loads((folder / TREE).read_text()), tensors)
+
+
+@contextmanager
+def _alone() -> Iterator[bool]:
+    """Whether this process is the only one, and then without the warning that it is."""
+    ensure_process_group()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield dist.get_world_size() == 1
+
+
+def _first(error: CheckpointException) -> BaseException:
+    """What went wrong in the first process that failed."""
+    return next(iter(error.failures.values()))[0]

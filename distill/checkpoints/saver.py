@@ -1,0 +1,194 @@
+"""Saves a training between two of its steps, and lets it go on from there.
+
+A checkpoint is made after a step: when one is due, or when the process was asked to stop. Where it stands is a day and
+the batches of it that were trained on; when those are all of the day's, the days to be predicted after it are still to
+be predicted. What is predicted goes into a checkpoint a whole day at a time: nothing is predicted twice or left out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import lightning as L
+from torch.distributed.checkpoint.stateful import Stateful
+from torch.optim import Optimizer
+
+from distill.batch import Batch
+from distill.checkpoints.state import capture, restore, set_random_state
+from distill.checkpoints.stops import Stops
+from distill.checkpoints.store import CheckpointStore, Facts, Found
+from distill.config import CheckpointConfig
+from distill.module import DistillModule
+
+LARGEST_SHARE = 0.05
+"""Of a training's time that checkpoints made by time may take."""
+
+
+class Report(Protocol):
+    """Of the days (`distill.training.DayCallback`)."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was reported so far."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a state."""
+
+    def label_loss(self, module: DistillModule) -> float:
+        """Mean loss of the labels of the day so far."""
+
+
+class Days(Protocol):
+    """Where in its days a training is (`distill.training.DayData`)."""
+
+    @property
+    def today(self) -> int:
+        """The day that is trained on, or was last."""
+
+    @property
+    def done(self) -> int:
+        """Batches of it that were trained on before this process went on."""
+
+    def position(self) -> dict[str, Any]:
+        """In the stream of that day, after the last batch."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a training goes on.
+
+    Attributes:
+        day: the day.
+        batches: of it, trained on already.
+        stream: position in its stream.
+        trained: True when that was all of the day, and what is to be predicted after it is not predicted yet.
+    """
+
+    day: int
+    batches: int
+    stream: Mapping[str, Any]
+    trained: bool
+
+
+class Checkpoints(L.Callback):
+    """The checkpoints of one training, for `distill.training.fit`.
+
+    Args:
+        store: where they lie.
+        config: when they are made.
+
+    Attributes:
+        stops: holds signals back until the state is saved.
+        seconds, cpu_seconds: that earlier processes spent on what this one goes on from.
+    """
+
+    def __init__(self, store: CheckpointStore, config: CheckpointConfig):
+        self.store, self.config = store, config
+        self.stops = Stops()
+        self.seconds = self.cpu_seconds = 0.0
+        self._clocks = time.perf_counter(), time.process_time()
+        self._written, self._cost = time.monotonic(), 0.0
+        self._found: Found | None = None
+
+    def resume(self, module: DistillModule, days: Days, report: Report) -> Start | None:
+        """Put the newest checkpoint's state back, all but optimiser and generators, whose time comes in training.
+
+        Args:
+            module: freshly built, with its recorder.
+            days: to be asked where the training is when it is saved.
+            report: of the days.
+
+        Returns:
+            Where to go on; None to begin at the beginning.
+        """
+        self._days, self._report = days, report
+        self._found = found = self.store.newest()
+        if found is None:
+            return None
+        restore(module, found.training)
+        module.resume_counting(found.metrics["counted"])
+        _recorder(module).load_state_dict(found.metrics["recorder"])
+        report.load_state_dict(found.metrics["report"])
+        self.seconds, self.cpu_seconds = found.metrics["seconds"]
+        return Start(**found.training["start"])
+
+    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if self._found is not None:
+            trainer.optimizers[0].load_state_dict(self._found.training["optimizer"])
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if self._found is not None:
+            set_random_state(self._found.training["random"])
+            self._found = None
+        self._written = time.monotonic()
+        self.stops.listen()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        assert isinstance(module, DistillModule)
+        last = trainer.is_last_batch
+        self._batches = self._days.done + batch_idx + 1
+        if last:
+            self._recorded = _recorder(module).state_dict()
+        if self.stops.asked is not None or self._is_due(module.steps):
+            self._save(module, trainer.optimizers[0], _recorder(module).state_dict(), last)
+        if self.stops.asked is not None:
+            self.stops.obey()
+
+    def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.stops.listen()
+
+    def on_validation_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *unused: Any) -> None:
+        self._stop_predicting(trainer, module)
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._stop_predicting(trainer, module)
+
+    def _stop_predicting(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Leave out what was predicted since the last step, and stop."""
+        if self.stops.asked is None:
+            return
+        assert isinstance(module, DistillModule)
+        if self._found is None:  # otherwise no step was made since that checkpoint
+            self._save(module, trainer.optimizers[0], self._recorded, trained=True)
+        self.stops.obey()
+
+    def _is_due(self, steps: int) -> bool:
+        every = self.config.every_batches
+        if every and steps % every == 0:
+            return True
+        pause = max(60 * self.config.every_minutes, self._cost / LARGEST_SHARE)
+        return self.config.every_minutes > 0 and time.monotonic() - self._written >= pause
+
+    def _save(
+        self, module: DistillModule, optimizer: Optimizer, recorded: dict[str, Any], trained: bool
+    ) -> None:
+        began = time.monotonic()
+        start = {
+            "day": self._days.today,
+            "batches": self._batches,
+            "stream": self._days.position(),
+            "trained": trained,
+        }
+        training = {"start": start, **capture(module, optimizer)}
+        wall, cpu = self._clocks
+        spent = self.seconds + time.perf_counter() - wall, self.cpu_seconds + time.process_time() - cpu
+        metrics = {
+            "counted": module.counted(),
+            "recorder": recorded,
+            "report": self._report.state_dict(),
+            "seconds": spent,
+        }
+        facts = Facts(module.steps, self._days.today, self._batches, self._report.label_loss(module))
+        self.store.write(facts, training, metrics)
+        self._written = time.monotonic()
+        self._cost = self._written - began
+
+
+def _recorder(module: DistillModule) -> Stateful:
+    recorder = module.recorder
+    assert isinstance(recorder, Stateful), "a training with checkpoints needs a recorder that has a state"
+    return recorder

@@ -1,0 +1,93 @@
+"""All that the next step of a training depends on, and back again.
+
+The model with the rows and AdaGrad moments of its tables, the channels with their own optimisers, the dense optimiser,
+the random generators. Where in its days the training stands is the business of `distill.checkpoints.saver`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from distill.errors import UserError
+from distill.module import DistillModule
+from distill.protocols import Channel
+
+State = dict[str, Any]
+
+
+def capture(module: DistillModule, optimizer: Optimizer) -> State:
+    """The state between two steps; its tensors may be the training's own and change with it.
+
+    Args:
+        module: model and channels.
+        optimizer: of the dense parameters.
+    """
+    return {
+        "model": dict(module.model.state_dict()),
+        "channels": {
+            name: {"parameters": dict(channel.state_dict()), "training": channel.training_state()}
+            for name, channel in _channels(module).items()
+        },
+        "optimizer": optimizer.state_dict(),
+        "random": random_state(),
+    }
+
+
+def restore(module: DistillModule, state: Mapping[str, Any]) -> None:
+    """Put model and channels back; optimiser and generators are the trainer's to time.
+
+    Args:
+        module: built with the settings of the one that was captured.
+        state: what `capture` gave.
+
+    Raises:
+        UserError: the state is of other code.
+    """
+    channels = _channels(module)
+    if channels.keys() != state["channels"].keys():
+        raise _other_code(f"channels {', '.join(state['channels'])}")
+    _load(module.model, state["model"])
+    for name, channel in channels.items():
+        _load(channel, state["channels"][name]["parameters"])
+        channel.load_training_state(state["channels"][name]["training"])
+
+
+def random_state() -> State:
+    """Of the global generators of torch, numpy and Python; the project's own are made anew from seeds."""
+    return {"torch": torch.get_rng_state(), "numpy": np.random.get_state(), "python": random.getstate()}
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Put back what `random_state` gave."""
+    torch.set_rng_state(state["torch"])
+    np.random.set_state(state["numpy"])
+    random.setstate(state["python"])
+
+
+def _channels(module: DistillModule) -> dict[str, Channel]:
+    found = {}
+    for name, channel in module.channels.items():
+        assert isinstance(channel, Channel)
+        found[name] = channel
+    return found
+
+
+def _load(part: nn.Module, state: Mapping[str, Any]) -> None:
+    try:
+        part.load_state_dict(state)
+    except RuntimeError as error:
+        raise _other_code(str(error)) from error
+
+
+def _other_code(what: str) -> UserError:
+    return UserError(
+        f"checkpoint: got a state that does not fit the model ({what}), allowed: one that this code wrote. Remove the "
+        "training's checkpoints, or go back to the code that wrote them."
+    )
