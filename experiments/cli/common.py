@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from distill.errors import UserError
@@ -49,6 +50,30 @@ def add_final(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_on(parser: argparse.ArgumentParser) -> None:
+    """`--on ray[:ADDRESS]`."""
+    parser.add_argument(
+        "--on",
+        metavar="ray[:ADDRESS]",
+        type=_ray_address,
+        help="train on Ray instead of in processes of this machine: 'ray' starts one here, 'ray:HOST:PORT' uses a "
+        "running cluster whose machines share the folders",
+    )
+
+
+@contextmanager
+def training_where(args: argparse.Namespace) -> Iterator[None]:
+    """Inside, jobs run where `--on` of the arguments says."""
+    if args.on is None:
+        yield
+        return
+    from experiments.pipeline.pool import jobs_on
+    from experiments.pipeline.ray_jobs import RayRunner
+
+    with RayRunner(args.on or None) as runner, jobs_on(runner):
+        yield
+
+
 def load(args: argparse.Namespace) -> LoadedConfig:
     """The experiment that the arguments name."""
     import experiments.catalog  # noqa: F401  fills the registries
@@ -80,6 +105,14 @@ def folder(text: str) -> Path:
     if not path.is_dir():
         raise UserError(f"{text}: got no such folder, allowed: a run folder (the `output` of an experiment)")
     return path
+
+
+def _ray_address(text: str) -> str:
+    """The address after `ray:`; empty for `ray` alone."""
+    engine, colon, address = text.partition(":")
+    if engine != "ray" or bool(colon) != bool(address):
+        raise argparse.ArgumentTypeError(f"got '{text}', allowed: ray, or ray:ADDRESS of a running cluster")
+    return address
 
 
 def _reason(text: str) -> str:

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import argparse
 
-from experiments.cli.common import add_experiment, add_final, run_steps
+from experiments.cli.common import add_experiment, add_final, add_on, run_steps, training_where
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Experiment, `--set`, `--final`."""
+    """Experiment, `--set`, `--final`, `--on`."""
     add_experiment(parser)
     add_final(parser)
+    add_on(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Every step, then what is to be said of the scores, and the report."""
-    folder = run_steps(args, ("teacher", "log", "student", "score"))
+    with training_where(args):
+        folder = run_steps(args, ("teacher", "log", "student", "score"))
     from distill.results import read_results
     from experiments.pipeline.sanity import sanity_lines
     from experiments.report import write_report

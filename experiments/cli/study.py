@@ -11,7 +11,7 @@ from pathlib import Path
 
 from distill.fields import describe
 from distill.progress import progress_on
-from experiments.cli.common import add_final, add_set
+from experiments.cli.common import add_final, add_on, add_set, training_where
 from experiments.studies.ablation.file import Ablation, Variant, read_ablation
 from experiments.studies.history.file import History, Reader, read_history
 from experiments.studies.scaling.file import Scaling, read_scaling
@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             add_set(study, "data.root=FOLDER")
         if name in ("ablation", "transfer"):
             add_final(study)
+        add_on(study)
         if name == "tune":
             study.add_argument(
                 "--best", action="store_true", help="print the best trial of each channel set only"
@@ -67,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the study and print its table."""
     import experiments.catalog  # noqa: F401  fills the registries
 
-    return _STUDIES[args.study](args)
+    with training_where(args):
+        return _STUDIES[args.study](args)
 
 
 def _tune(args: argparse.Namespace) -> int:

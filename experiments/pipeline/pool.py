@@ -1,4 +1,4 @@
-"""Runs jobs side by side in processes of their own; progress is counted across them."""
+"""Runs jobs side by side in processes of their own, or where else `jobs_on` says; progress is counted across them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
 from typing import Any
 
 from distill.progress import Progress, Task
@@ -30,18 +32,42 @@ class Job:
         function: a module-level function; called with its arguments and `progress`.
         arguments: picklable.
         examples: how many it reads, for the bar.
+        folders: where it leaves its results for other jobs to read.
+        threads: it computes with.
     """
 
     function: Callable[..., None]
     arguments: tuple[Any, ...]
     examples: int
+    folders: tuple[Path, ...] = ()
+    threads: int = 1
+
+
+Runner = Callable[[Sequence[Job], str, int, Progress], None]
+"""What takes the place of `run_in_processes`; the arguments are the same."""
+
+
+@contextmanager
+def jobs_on(runner: Runner) -> Iterator[None]:
+    """Inside, `run_jobs` hands its jobs to this runner."""
+    before = _runner.set(runner)
+    try:
+        yield
+    finally:
+        _runner.reset(before)
 
 
 def run_jobs(jobs: Sequence[Job], title: str, workers: int, progress: Progress) -> None:
-    """Run every job.
+    """Run every job: in processes of this machine, unless `jobs_on` says otherwise. See `run_in_processes`."""
+    if jobs:
+        _runner.get()(jobs, title, workers, progress)
+
+
+def run_in_processes(jobs: Sequence[Job], title: str, workers: int, progress: Progress) -> None:
+    """Run every job on this machine.
 
     Args:
-        jobs: independent of each other.
+        jobs: independent of each other; at least one.
         title: the bar's name.
         workers: processes; with 1, jobs run here one after the other.
         progress: shown to the user.
@@ -50,8 +76,6 @@ def run_jobs(jobs: Sequence[Job], title: str, workers: int, progress: Progress) 
         Exception: the first error of a job; nothing more is started then, what is under way ends and is kept.
         KeyboardInterrupt: after the jobs under way were stopped.
     """
-    if not jobs:
-        return
     if workers == 1 or len(jobs) == 1:
         for job in jobs:
             job.function(*job.arguments, progress=progress)
@@ -62,6 +86,9 @@ def run_jobs(jobs: Sequence[Job], title: str, workers: int, progress: Progress) 
     pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _start, (counter,))
     with progress.task(title, total=sum(job.examples for job in jobs), unit="examples") as bar, _ending(pool):
         _hand_out(jobs, pool, workers, counter, bar)
+
+
+_runner: ContextVar[Runner] = ContextVar("runner", default=run_in_processes)
 
 
 def default_workers() -> int:

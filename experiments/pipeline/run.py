@@ -24,7 +24,7 @@ from experiments.pipeline.pool import Job, default_workers, run_jobs
 from experiments.pipeline.scoring import predicted_cells, score, write_metrics
 from experiments.pipeline.status import RunStatus
 from experiments.pipeline.training import rows_of
-from experiments.pipeline.work import training_jobs, write_log_job, write_past_job
+from experiments.pipeline.work import job_of, training_jobs, write_log_job, write_past_job
 from experiments.tracking import Tracker, open_tracker
 
 STEPS = ("teacher", "log", "student", "score")
@@ -126,7 +126,7 @@ def write_logs(experiment: Experiment, teachers: Sequence[Cell], progress: Progr
         missing = list(logs.days_to_log(experiment, teacher, seed))
         if missing:
             rows = sum(rows_of(experiment.data, missing, teacher.domains).values())
-            work.append(Job(write_log_job, (experiment, teacher, seed), rows))
+            work.append(job_of([experiment], write_log_job, (experiment, teacher, seed), rows))
     _run(experiment, work, "teacher log", progress)
     for teacher, seed in both:
         logs.check_log(experiment, teacher, seed)
@@ -135,8 +135,9 @@ def write_logs(experiment: Experiment, teachers: Sequence[Cell], progress: Progr
 
 def write_pasts(experiment: Experiment, teachers: Sequence[Cell], progress: Progress) -> None:
     """What is missing of the pasts that students read of some teachers' logs."""
+    days = len(experiment.schedule.logged_days())
     work = [
-        Job(write_past_job, (experiment, teacher, seed, request), len(experiment.schedule.logged_days()))
+        job_of([experiment], write_past_job, (experiment, teacher, seed, request), days)
         for teacher in teachers
         for seed in experiment.config.seeds
         for request in past.missing(experiment, teacher, seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -83,11 +83,22 @@ def training_jobs(tasks: Sequence[Task], most: int) -> list[Job]:
 
 def _job(members: list[Task], rows: int) -> Job:
     if len(members) > 1:
-        return Job(train_bank_job, (members,), rows)
+        return job_of([task.experiment for task in members], train_bank_job, (members,), rows)
     (task,) = members
     is_teacher = task.cell in task.experiment.logged_cells
     function = train_teacher_job if is_teacher else train_student_job
-    return Job(function, (task.experiment, task.cell, task.seed), rows)
+    return job_of([task.experiment], function, (task.experiment, task.cell, task.seed), rows)
+
+
+def job_of(
+    experiments: Sequence[Experiment],
+    function: Callable[..., None],
+    arguments: tuple[Any, ...],
+    examples: int,
+) -> Job:
+    """A job that writes to the run folders of these experiments, with as many threads as the first one allows."""
+    folders = tuple(dict.fromkeys(experiment.folder for experiment in experiments))
+    return Job(function, arguments, examples, folders, experiments[0].config.threads)
 
 
 def _is_done(task: Task) -> bool:

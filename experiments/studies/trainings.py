@@ -28,9 +28,9 @@ from distill.schedule import Schedule
 from distill.structured import to_plain
 from experiments.pipeline.environment import versions
 from experiments.pipeline.experiment import NONE, Experiment
-from experiments.pipeline.pool import Job, default_workers, run_jobs
+from experiments.pipeline.pool import default_workers, run_jobs
 from experiments.pipeline.training import REPORT, read_report, rows_of
-from experiments.pipeline.work import train_student_job, train_teacher_job
+from experiments.pipeline.work import job_of, train_student_job, train_teacher_job
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,8 @@ def train(models: Sequence[Model], title: str, progress: Progress) -> None:
     if missing:
         rows = {t.cell: _rows(t) for t in {t.cell: t for t in missing}.values()}
         workers = missing[0].experiment.config.workers or default_workers()
-        run_jobs([Job(_train, (t,), rows[t.cell]) for t in missing], title, workers, progress)
+        work = [job_of([t.experiment], _train, (t,), rows[t.cell]) for t in missing]
+        run_jobs(work, title, workers, progress)
 
 
 def _train(training: Training, progress: Progress) -> None:
