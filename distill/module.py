@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import lightning as L
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from distill.batch import Batch
 from distill.compute import forward_of
 from distill.config import ComputeConfig, OptimizerConfig
+from distill.distributed.share import mean_of_all, share_of_labels
 from distill.errors import NonFiniteError
+from distill.flops import count
 from distill.lean import with_signature
 from distill.losses import label_loss, sampled_logits
 from distill.protocols import Architecture, Channel, Output
@@ -78,7 +80,8 @@ class DistillModule(L.LightningModule):
         output = self.forward_pass(batch)
         mask = batch.label_mask[:, self.task_index]
         logits = sampled_logits(output.logits, self.model)
-        loss = label_loss(logits, batch.labels[:, self.task_index], mask)
+        share = share_of_labels(mask)
+        loss = label_loss(logits, batch.labels[:, self.task_index], mask, share.task_weights)
         self._refuse_non_finite(loss)  # before a channel takes a step of its own
         self._count("loss_labels", loss)
         for name, channel in self.channels.items():
@@ -91,7 +94,7 @@ class DistillModule(L.LightningModule):
         if self.channels:
             self._refuse_non_finite(loss)
         self.steps += 1
-        self.examples += len(batch)
+        self.examples += share.examples
         return loss
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -129,8 +132,8 @@ class DistillModule(L.LightningModule):
         return parts
 
     def take_means(self) -> dict[str, float]:
-        """Means of what was logged since the last call, over steps."""
-        means = self.means()
+        """Means of what was logged since the last call, over steps and processes."""
+        means = mean_of_all(self.means())
         self.sums.clear()
         self._steps_before = self.steps
         return means
@@ -139,6 +142,19 @@ class DistillModule(L.LightningModule):
         """Means of what was logged since `take_means`, over steps."""
         steps = self.steps - self._steps_before
         return {name: (total / steps).item() for name, total in self.sums.items()}
+
+    def count_flops(self, batch: Batch) -> list[float]:
+        """Model FLOPs of training on one example (distill.flops), mean of a batch: one number a model."""
+        return [count(self.model, batch).per_example]
+
+    def flops_per_example(self, flops: Sequence[float]) -> float:
+        """Mean over the examples of all models since the last `take_means`.
+
+        Args:
+            flops: what `count_flops` gave.
+        """
+        (of_model,) = flops
+        return of_model
 
     def counted(self) -> dict[str, Any]:
         """What `training_step` counts, for a training that is to go on in another process."""

@@ -20,7 +20,6 @@ from torch.utils.data import IterableDataset
 
 from distill.batch import Batch
 from distill.checkpoints import Checkpoints, Start
-from distill.flops import count
 from distill.lean import LeanStrategy, NoProfiler
 from distill.module import DistillModule
 from distill.peak import peak_flops
@@ -155,7 +154,7 @@ class DayCallback(L.Callback):
     reports: list[DayReport] = field(default_factory=list)
     _open: ExitStack = field(default_factory=ExitStack)
     _begun: _Begun | None = None
-    _flops_per_example: float | None = None
+    _flops: list[float] | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """The reports, and what the day under way has taken so far."""
@@ -165,14 +164,14 @@ class DayCallback(L.Callback):
         return {
             "reports": [asdict(report) for report in self.reports],
             "begun": None if begun is None else asdict(begun),
-            "flops_per_example": self._flops_per_example,
+            "flops": self._flops,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a state."""
         self.reports = [DayReport(**report) for report in state_dict["reports"]]
         self._begun = None if state_dict["begun"] is None else _Begun(**state_dict["begun"])
-        self._flops_per_example = state_dict["flops_per_example"]
+        self._flops = state_dict["flops"]
 
     def label_loss(self, module: DistillModule) -> float:
         """Mean loss of the labels in the steps of the day so far, each scored before it was learnt from."""
@@ -202,7 +201,7 @@ class DayCallback(L.Callback):
             module.model.history_length or not self.reports
         ):  # without histories every day costs what the first does
             with self._watch.stopped():
-                self._flops_per_example = count(module.model, batch).per_example
+                self._flops = module.count_flops(batch)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -221,9 +220,10 @@ class DayCallback(L.Callback):
         self._open.__exit__(type(exception), exception, exception.__traceback__)
 
     def _end(self, day: int, module: DistillModule) -> None:
-        assert self._begun is not None and self._flops_per_example is not None
+        assert self._begun is not None and self._flops is not None
         wall, cpu = self._watch.read()
-        rate, flops = (module.examples - self._begun.seen) / wall, self._flops_per_example
+        rate = (module.examples - self._begun.seen) / wall
+        flops = module.flops_per_example(self._flops)
         peak = peak_flops(module.device, module.compute.precision)
         mfu = None if peak is None else rate * flops / peak
         self._bar.advance(0, MFU="peak not known" if mfu is None else f"{100 * mfu:.1f} %")

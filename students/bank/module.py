@@ -15,6 +15,7 @@ from torch import Tensor
 
 from distill.batch import Batch
 from distill.errors import NonFiniteError, UserError
+from distill.flops import count
 from distill.lean import with_signature
 from distill.module import DistillModule, Recorder
 from distill.protocols import Output
@@ -24,8 +25,8 @@ from students.bank.bank import Bank
 class BankModule(DistillModule):
     """Banks that are trained in one pass over the days.
 
-    `examples` counts those of all members together, and FLOPs are counted of one member: rates and MFU of a day's
-    report are so of the banks' whole work. Its means are over all members.
+    `examples` counts those of all members together, and FLOPs per example are the mean over them: rate, FLOPs and MFU
+    of a day's report are so of the banks' whole work, the sum over their members. Its means are over all members.
 
     Args:
         banks: of one batch size and sampling of negatives, and with the same dense features and length of history where
@@ -47,39 +48,61 @@ class BankModule(DistillModule):
         domains: Sequence[Collection[int]] | None = None,
     ):
         _check_streams(banks)
-        first = banks[0]
-        super().__init__(first.plain, {}, first.settings[0], recorders[0][0])
+        # FLOPs are counted again on days whose histories differ: the model is one that reads them, if any does.
+        longest = max(banks, key=lambda bank: bank.history_length)
+        super().__init__(longest.plain, {}, longest.settings[0], recorders[0][0])
         # A bank steps its own optimiser: it has to leave out members that are frozen.
         self.automatic_optimization = False
         self.banks = torch.nn.ModuleList(banks)
         self.recorders, self.domains = recorders, domains
         self.day_means: list[list[dict[str, Tensor]]] = []
+        self._trained_on = [0] * len(banks)
+        self._latest: dict[int, Batch] = {}
 
     @with_signature
     def training_step(self, batch: Batch, index: int) -> None:  # type: ignore[override]
-        for bank, _ in self._own(batch):
+        for place, bank in self._own(batch):
             bank.step(batch, index)
+            self._trained_on[place] += len(batch) * len(bank.alive)
             self.examples += len(batch) * len(bank.alive)
+            self._latest[place] = batch
         self.steps += 1
         self._refuse_nobody()
 
     def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> None:
-        for bank, recorders in self._own(batch):
+        for place, bank in self._own(batch):
             logits = bank.predict(batch)
             for member in bank.alive:
-                recorders[member].add(batch, Output(logits[member], {}))
+                self.recorders[place][member].add(batch, Output(logits[member], {}))
 
     def configure_optimizers(self) -> Any:
         return []
 
     def take_means(self) -> dict[str, float]:
         """Means over the steps since the last call and over all members that took one."""
+        self._trained_on = [0] * len(self.banks)
         self.day_means.append([bank.take_means() for bank in self._all()])
         names = dict.fromkeys(name for means in self.day_means[-1] for name in means)
         together = {
             name: torch.cat([means[name] for means in self.day_means[-1] if name in means]) for name in names
         }
         return {name: values.nanmean().item() for name, values in together.items()}
+
+    def count_flops(self, batch: Batch) -> list[float]:
+        """Of a member of each bank: on this batch, on the latest of its own where this is not; without any, on this."""
+        own = dict(self._own(batch))
+        return [
+            count(bank.plain, batch if place in own else self._latest.get(place, batch)).per_example
+            for place, bank in enumerate(self._all())
+        ]
+
+    def flops_per_example(self, flops: Sequence[float]) -> float:
+        """Mean over the examples of all members since the last `take_means`, by the banks' shares of them."""
+        work = sum(of_bank * examples for of_bank, examples in zip(flops, self._trained_on, strict=True))
+        return work / sum(self._trained_on)
+
+    def counted(self) -> dict[str, Any]:
+        raise NotImplementedError("a training of banks does not go on in another process: it starts afresh")
 
     def _refuse_nobody(self) -> None:
         if any(bank.alive for bank in self._all()):
@@ -94,13 +117,13 @@ class BankModule(DistillModule):
     def _all(self) -> list[Bank]:
         return [bank for bank in self.banks if isinstance(bank, Bank)]
 
-    def _own(self, batch: Batch) -> list[tuple[Bank, Sequence[Recorder]]]:
-        """Banks whose batch it is, all of whose rows are of one surface, with their recorders."""
-        both = list(zip(self._all(), self.recorders, strict=True))
+    def _own(self, batch: Batch) -> list[tuple[int, Bank]]:
+        """Places of the banks whose batch it is, all of whose rows are of one surface, and they themselves."""
+        places = list(enumerate(self._all()))
         if self.domains is None:
-            return both
+            return places
         domain = int(batch.domain[0])
-        return [pair for pair, own in zip(both, self.domains, strict=True) if domain in own]
+        return [(place, bank) for place, bank in places if domain in self.domains[place]]
 
 
 def _check_streams(banks: Sequence[Bank]) -> None:

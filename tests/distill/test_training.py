@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from distill import module as distill_module
 from distill import training
 from distill.batch import Batch
 from distill.config import OptimizerConfig
@@ -183,7 +184,7 @@ def test_flops_are_counted_in_the_middle_of_the_day(
         counted.append((batch.day, int(batch.example_id[0])))
         return Flops(forward=8, backward=12, examples=len(batch), events=0)
 
-    monkeypatch.setattr(training, "count", note)
+    monkeypatch.setattr(distill_module, "count", note)
     model = Tiny(data.schema)
     model.history_length = history
     _, reports = train(model, data, one_by_one(3))
@@ -196,7 +197,7 @@ def test_time_of_counting_is_left_out(data: DataSet, monkeypatch: pytest.MonkeyP
         time.sleep(0.5)
         return Flops(forward=1, backward=1, examples=1, events=0)
 
-    monkeypatch.setattr(training, "count", slow)
+    monkeypatch.setattr(distill_module, "count", slow)
     began = time.perf_counter()
     _, reports = train(Tiny(data.schema), data, one_by_one(2))
     assert reports[0].seconds < time.perf_counter() - began - 0.5

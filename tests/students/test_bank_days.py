@@ -99,7 +99,7 @@ def test_banks_of_other_shapes_and_surfaces_equal_students_trained_one_by_one(da
         stream = DealtDay(data, day, BATCH, FEATURES, DENSE, [FEED, REELS], history_length=4)
         return Days(stream, True)
 
-    fit(module, DayData(dealt, PLAN), callback(True))
+    fit(module, DayData(dealt, PLAN), callback())
     for place, (*_, surface) in enumerate(shapes):
         for number, made in enumerate(makes[place]):
             member = made()
@@ -119,7 +119,7 @@ def fit_dealt(data: DataSet, **options: Any) -> tuple[BankModule, list[DayReport
     def dealt(day: int, training: bool) -> IterableDataset:
         return DealtDay(data, day, BATCH, FEATURES, DENSE, [FEED, REELS], **options if training else {})
 
-    return module, fit(module, DayData(dealt, PLAN), callback(False))
+    return module, fit(module, DayData(dealt, PLAN), callback())
 
 
 def test_sampled_negatives_are_counted_and_trained_on(data: DataSet) -> None:
@@ -181,3 +181,31 @@ def test_banks_that_train_on_other_rows_are_refused(
 def test_banks_of_other_tasks_share_rows_that_are_not_sampled(data: DataSet) -> None:
     banks = [Bank([partial(one_task, 1.0, task, data)]) for task in ("click", "order")]
     assert BankModule(banks, [[Memory()], [Memory()]]).banks[1] is banks[1]
+
+
+def test_flops_are_the_sum_over_members(data: DataSet) -> None:
+    """Counted by hand: 2 FLOPs a multiply-add forward, 4 backward, 2 where the input is data."""
+    tasks, inputs = 2, len(FEATURES) * 4 + len(DENSE)
+    first_order = 4 * len(DENSE) * tasks
+    small = 6 * (inputs * 6 + 6 * 5 + (5 + tasks + 1) * tasks) + first_order
+    large = 6 * (inputs * 8 + (8 + tasks + 1) * tasks) + first_order
+    shapes = [([6, 5], FEED, 3), ([8], FEED, 2), ([8], REELS, 1)]
+    banks = [
+        Bank([partial(make, "deepfm", data, One(seed), False, mlp=mlp) for seed in range(members)])
+        for mlp, _, members in shapes
+    ]
+    recorders = [[Memory() for _ in range(bank.size)] for bank in banks]
+    module = BankModule(banks, recorders, [[data.schema.domain_index(*of)] for _, of, _ in shapes])
+    with torch.no_grad():
+        banks[0].trunk.heads.bias[1] = (
+            torch.nan
+        )  # this one is frozen in its first step, and trains on nothing
+
+    def dealt(day: int, training: bool) -> IterableDataset:
+        return DealtDay(data, day, BATCH, FEATURES, DENSE, [FEED, REELS])
+
+    reports = fit(module, DayData(dealt, PLAN), callback())
+    rows = 30  # of each surface and day
+    assert list(banks[0].frozen) == [1]
+    assert [report.flops for report in reports] == pytest.approx([rows * (2 * small + 3 * large)] * 2)
+    assert reports[-1].examples_seen == 2 * rows * 5
