@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -25,6 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_synthetic_run(tmp_path_factory.mktemp("compare") / "run", noise=noise, rows_per_day=600)
 
 
+@cache
 def printed(*folders: Path, terminal: bool = False, width: int = 80) -> str:
     out = io.StringIO()
     print_comparison(folders, Console(file=out, force_terminal=terminal, width=width))
@@ -90,6 +92,47 @@ def test_transfer_ratios_over_all_verticals(run: Path) -> None:
         for m in ("ne", "auc", "ne_intercept")
     ]
     assert " ".join(lines[1]) == "deepfm ah all verticals " + " ".join(expected)
+
+
+def test_findings_stand_above_the_tables(run: Path) -> None:
+    lines = printed(run).splitlines()
+    assert lines[1].startswith("  click: ah carries ") and lines[2].startswith("  conversion: ah carries ")
+    assert "of 12 gains" in lines[3].lower()
+
+
+def test_calibration_error_of_every_model_on_every_vertical(run: Path) -> None:
+    head, *lines = table(printed(run), "calibration error, click")
+    assert head == ["model", "channel", "feed", "reels", "stories"]
+    assert [line[:2] for line in lines] == [
+        ["deepfm", "none"],
+        ["deepfm", "single"],
+        ["deepfm", "ah"],
+        ["gem", "teacher"],
+    ]
+    # The noise of `none` makes it too sure of itself; `ah` is close to the truth.
+    assert all(float(none) > float(ah) for none, ah in zip(lines[0][2:], lines[2][2:], strict=True))
+
+
+def test_cost_of_every_cell(run: Path) -> None:
+    head, *lines = table(printed(run), "cost of one training")
+    assert " ".join(head) == "model vertical channel parameters FLOPs/example processor s examples/s"
+    assert len(lines) == 10
+    # 12.9 million parameters, 3 million FLOPs and 290 to 292 s, as the synthetic trainings report.
+    assert lines[-1][:8] == ["gem", "all", "none", "12.9", "M", "3", "M", "291.0"]
+
+
+def test_slices_and_corrections(tmp_path: Path) -> None:
+    noise = {"teacher": 0.05, "none": 0.8, "ah_adapter": 0.1}
+    folder = write_synthetic_run(tmp_path / "run", noise, {"deepfm": ("feed",)}, rows_per_day=600, data=True)
+    text = printed(folder)
+    head, examples, adapter, teacher = table(text, "slices of feed, click")
+    assert head == ["model", "channel", "old/old", "old/new"]
+    rows = read_results(folder / "results.json")["rows"]
+    assert sum(int(count.replace(",", "")) for count in examples[2:]) == rows[-1]["examples"]
+    assert adapter[:2] == ["deepfm", "ah_adapter"] and adapter[2].endswith("*") and teacher[2].endswith("*")
+    head, line = table(text, "corrected teacher, in logits; gain in its loss")
+    # Day 10 of the synthetic trainings: 0.2 + 0.1 seed + 0.01 day; 0.001 day; -0.05; 0.02 day.
+    assert line == ["deepfm", "feed", "ah_adapter", "10", "0.400", "+0.0100", "-0.050", "+0.200"]
 
 
 def test_runs_stand_side_by_side(run: Path, tmp_path: Path) -> None:

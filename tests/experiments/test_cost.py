@@ -7,7 +7,8 @@ import pytest
 from distill.config import ScheduleConfig
 from distill.schedule import DayPlan, Schedule
 from experiments.benchmarks.synthetic import make_batch
-from experiments.pipeline.cost import ModelCost, counted_day, model_cost, quantity
+from experiments.pipeline.cost import ModelCost, counted_day, model_cost
+from experiments.quantity import quantity
 from tests.students.models import make_student, schema_of
 
 

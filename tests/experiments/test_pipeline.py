@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import re
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from experiments.__main__ import main
-from experiments.pipeline.cost import quantity
+from experiments.quantity import quantity
+from experiments.recorded import read_run
+from experiments.watch import so_far
 from tests.experiments import recompute
 from tests.experiments.tiny_experiment import TASKS, VERTICALS, raw_rows, write_days, write_experiment
 
@@ -381,3 +384,18 @@ def test_step_before_its_time_says_what_is_missing(
 ) -> None:
     assert main([step, str(done.config), "--set", f"output={tmp_path / 'out'}"]) == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_run_that_is_not_scored_yet_is_scored_for_those_who_watch(done: Finished, tmp_path: Path) -> None:
+    """What is trained with all seeds has the scores that it will have; the folder stays as it is."""
+    folder = Path(shutil.copytree(done.folder, tmp_path / "out"))
+    for name in ("results.json", "cells.csv"):
+        (folder / name).unlink()
+    shutil.rmtree(folder / "checkpoints" / done.cells["clicks", "feed", "ah"] / "1")
+    before = files_of(folder)
+    seen = so_far(read_run(folder))
+    missing = done.cells["clicks", "feed", "ah"]
+    assert seen.rows == [row for row in done.results["rows"] if row["cell_id"] != missing]
+    assert seen.transfer == [row for row in done.results["transfer"] if row["model"] != "clicks"]
+    assert seen.timing == {cell: time for cell, time in done.results["timing"].items() if cell != missing}
+    assert files_of(folder) == before and so_far(read_run(done.folder)).rows == done.results["rows"]

@@ -6,16 +6,21 @@ import json
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator
+from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
 import pytest
+import yaml
 
 from distill.errors import UserError
 from distill.results import read_results
+from experiments.recorded import read_run
 from experiments.report import write_report
+from experiments.report.page import write_page
 from tests.experiments.browser import Browser, chromium
-from tests.experiments.synthetic_run import NOISE, write_synthetic_run
+from tests.experiments.synthetic_run import COMMIT, FINGERPRINT, NOISE, write_synthetic_run
 
 DESKTOP, PHONE = 1280, 360
 SECTIONS = [
@@ -41,8 +46,9 @@ CONTRAST = """
     .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
     .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
   const paper = light(getComputedStyle(document.body).backgroundColor);
-  const texts = 'p, dt, dd, td, th, caption span, .sd, .loses, h1, h2, h3, small, summary';
-  return [...document.querySelectorAll(texts)].map(e => {
+  const texts = 'p, dt, dd, td, th, li, a, caption span, .sd, .facts, .loses, h1, h2, h3, small, summary';
+  const speaks = e => [...e.childNodes].some(n => n.nodeType == Node.TEXT_NODE && n.data.trim());
+  return [...document.querySelectorAll(texts)].filter(speaks).map(e => {
     const ink = light(getComputedStyle(e).color);
     return (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
   }).reduce((least, ratio) => Math.min(least, ratio), 21);
@@ -73,6 +79,25 @@ def page(run: Path) -> Path:
     return write_report(run)
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One student on one vertical, something in every section, a training still to come."""
+    folder = tmp_path_factory.mktemp("report") / "small"
+    noise = {"teacher": 0.2, "none": 0.7, "ah_adapter": 0.5}
+    write_synthetic_run(folder, noise, {"deepfm": ("feed",)}, seeds=(0,), data=True)
+    (folder / "wandb").mkdir()
+    shutil.rmtree(sorted((folder / "checkpoints").iterdir())[0])
+    (folder / "status.json").write_text(json.dumps({"state": "running", "step": "student", "final": None}))
+    return folder
+
+
+def violations(browser: Browser) -> list[str]:
+    """Rules of axe-core that the page breaks, with the first place of each."""
+    browser.evaluate(files("axe_core_python").joinpath("axe.min.js").read_text() + "; 0")
+    run = "axe.run().then(r => r.violations.map(v => `${v.id}: ${v.nodes[0].html} ${v.nodes[0].failureSummary}`))"
+    return browser.evaluate(run)
+
+
 def shown(browser: Browser, path: Path, width: int = DESKTOP, dark: bool = False) -> None:
     """Open the page; whatever the browser complains about fails the test."""
     browser.complaints.clear()
@@ -97,6 +122,44 @@ def test_text_can_be_read(browser: Browser, page: Path, dark: bool) -> None:
     paper = browser.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (paper == "rgb(253, 253, 252)") is not dark
     assert browser.evaluate(CONTRAST) >= 4.5
+
+
+# Accessibility: what can be checked by a machine
+
+
+@pytest.mark.parametrize(("width", "dark", "reload"), [(DESKTOP, False, None), (PHONE, True, 100)])
+def test_axe_finds_nothing_to_complain_about(
+    browser: Browser, small: Path, width: int, dark: bool, reload: int | None
+) -> None:
+    """The page of a run under way has a bar, and a button when it is watched."""
+    shown(browser, write_page(read_run(small), reload), width, dark)
+    assert violations(browser) == []
+
+
+def test_headings_descend_one_by_one(browser: Browser, page: Path) -> None:
+    shown(browser, page)
+    levels = browser.evaluate("[...document.querySelectorAll('h1, h2, h3, h4')].map(h => +h.tagName[1])")
+    assert levels.count(1) == 1 and levels[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    assert browser.evaluate("[...document.querySelectorAll('th')].every(th => th.scope)")
+
+
+def test_everything_that_scrolls_or_folds_is_reached_by_the_keyboard(browser: Browser, page: Path) -> None:
+    shown(browser, page, PHONE)
+    browser.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    unreachable = (
+        "[...document.querySelectorAll('*')].filter(e => e.scrollWidth > e.clientWidth + 1"
+        " && ['auto', 'scroll'].includes(getComputedStyle(e).overflowX) && e.tabIndex < 0).length"
+    )
+    assert browser.evaluate(unreachable) == 0
+    assert browser.evaluate("document.querySelector('a').hash") == "#overview", (
+        "the first stop skips the header"
+    )
+    targets = "[...document.querySelectorAll('nav a')].map(a => a.hash.slice(1))"
+    assert browser.evaluate(targets) == SECTIONS
+
+
+# What the page says
 
 
 def test_every_section_is_there_and_described(browser: Browser, page: Path) -> None:
@@ -188,6 +251,62 @@ def test_reference_rows_of_a_table(browser: Browser, run: Path, page: Path) -> N
     assert f"{row['oracle_ne']:.4f}" in table
     assert f"{row['constant_logloss']:.4f}" in table
     assert f"{row['constant_logloss'] * row['ne'] / row['logloss']:.4f}" in table
+
+
+def test_gains_of_slices_are_those_of_the_data(browser: Browser, run: Path, page: Path) -> None:
+    """Every labelled tune row of a student stands in one slice; days of the world bring new items, no new users."""
+    shown(browser, page)
+    rows = browser.evaluate(
+        "[...document.querySelectorAll('table.slices')].filter(t => t.dataset.model == 'dcn').map(t =>"
+        "[t.dataset.task, [...t.tBodies[0].rows].map(r => [r.querySelector('[scope=row]').innerText,"
+        "+r.querySelector('td').innerText.replace(',', '')])])"
+    )
+    examples = {
+        row["task"]: row["examples"]
+        for row in read_results(run / "results.json")["rows"]
+        if (row["model"], row["vertical"]) == ("dcn", "feed")
+    }
+    assert [task for task, _ in rows] == ["click", "conversion"]
+    for task, slices in rows:
+        assert [name for name, _ in slices] == ["old user, old item", "old user, new item"]
+        assert sum(count for _, count in slices) == examples[task]
+
+
+def test_family_names_every_student_and_set(browser: Browser, page: Path) -> None:
+    shown(browser, page)
+    members = browser.evaluate(
+        "[...document.querySelectorAll('.members > .member')].map(m => [m.querySelector('b').innerText,"
+        "...[...m.querySelectorAll('.links > li > b')].map(b => b.innerText)])"
+    )
+    sets = ["single", "ah", "ah_adapter", "my_channels"]
+    assert members == [["deepfm", *sets], ["dcn", *sets]]
+    assert "12.9 M parameters" in browser.evaluate("document.querySelector('.member.teacher').innerText")
+
+
+def test_settings_of_a_student_are_yaml(browser: Browser, run: Path, page: Path) -> None:
+    shown(browser, page)
+    texts = browser.evaluate("[...document.querySelectorAll('#students code')].map(c => c.innerText)")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    for text, settings in zip(texts, config["students"], strict=True):
+        excerpt = yaml.safe_load(text)
+        assert excerpt["students"] == [settings]
+        assert excerpt["channels"] == {name: {name: {}} for name in settings["channels"]}
+
+
+def test_commands_to_do_it_again(browser: Browser, run: Path, page: Path) -> None:
+    shown(browser, page)
+    commands = browser.evaluate("document.querySelector('#reproduce pre').innerText").splitlines()
+    assert commands[0] == f"git checkout {COMMIT}"
+    assert commands[-1] == f"distill run {run}/config.yaml --set output={run}-again"
+    assert FINGERPRINT in browser.evaluate("document.querySelector('table.versions').innerText")
+
+
+def test_without_its_data_set_the_page_says_so(browser: Browser, tmp_path: Path) -> None:
+    shown(browser, write_report(write_synthetic_run(tmp_path / "run", seeds=(0,))))
+    said = browser.evaluate("document.querySelector('#slices .empty').innerText")
+    assert said.startswith(
+        "The prepared data set of this run, which says who and what is new, is not where it was."
+    )
 
 
 def test_page_is_one_small_file(page: Path) -> None:
