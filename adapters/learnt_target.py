@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +88,14 @@ class LearntTarget(Channel):
     def dense_parameters(self) -> Iterable[nn.Parameter]:
         """Those of the head; `step` updates the estimator's."""
         return self.head.parameters()
+
+    def training_state(self) -> dict[str, Any]:
+        """Of the estimator's own Adam; nothing where nothing is learnt."""
+        return {} if self.optimizer is None else {"optimizer": self.optimizer.state_dict()}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
 
     def set_base_rates(self, rates: Mapping[str, Tensor]) -> None:
         """The head starts at the rates of the rows trained on, about where its targets lie."""
