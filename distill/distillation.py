@@ -28,12 +28,15 @@ from torch.nn import functional
 from distill.batch import Batch
 from distill.channel_config import DistillationLoss
 from distill.errors import UserError, nearest
-from distill.losses import masked_bce, row_weights, soft_labels, teacher_logits
+from distill.losses import teacher_logits
 from distill.protocols import Architecture
 from distill.schema import FeatureSchema
+from kernels.multitask_distillation import multitask_distillation
 
 Masked = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-"""Logits [B, k], targets [B, k], mask bool [B, k], task weights [k] or None, to a scalar."""
+"""Logits [B, k], the teacher's [B, k], mask bool [B, k], task weights [k] or None, to a scalar."""
+Scaled = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
+"""The same with alpha, for the kinds that read probabilities."""
 
 
 def distillation_loss(
@@ -58,13 +61,47 @@ def distillation_loss(
         A scalar, exactly 0 and without gradient in a batch without a signal; to log: `loss`, and of probabilities
         `clipped`, the share that alpha took beyond 1.
     """
-    if kind in _OF_PROBABILITIES:
-        targets, mask, clipped = soft_labels(batch, student, alpha)
-        loss = _OF_PROBABILITIES[kind](logits, targets, mask, task_weights)
-        return loss, {"loss": loss.detach(), "clipped": clipped}
     targets, mask = teacher_logits(batch, student)
+    if kind in _OF_PROBABILITIES:
+        loss = _OF_PROBABILITIES[kind](logits, targets, mask, task_weights, alpha)
+        return loss, {"loss": loss.detach(), "clipped": clipped_share(targets, mask, alpha)}
     loss = _OF_LOGITS[kind](logits, targets, mask, task_weights)
     return loss, {"loss": loss.detach()}
+
+
+def clipped_share(teacher: Tensor, mask: Tensor, alpha: float) -> Tensor:
+    """The share of scaled probabilities beyond 1, a scalar; 0 without a signal.
+
+    Args:
+        teacher: logits, float32 [B, k].
+        mask: bool [B, k], the rows with a signal.
+        alpha: factor on the probability.
+    """
+    if alpha <= 1:
+        return teacher.new_zeros(())
+    return ((alpha * teacher.sigmoid() > 1) & mask).sum() / mask.sum().clamp_min(1)
+
+
+def soft_bce(
+    logits: Tensor, teacher: Tensor, mask: Tensor, task_weights: Tensor | None = None, alpha: float = 1.0
+) -> Tensor:
+    """Cross-entropy with the teacher's probabilities: for each task the mean over its rows, summed over tasks.
+
+    Args:
+        logits, teacher: float32 [B, k], of the head and of the teacher; only the head's get a gradient.
+        mask: bool [B, k], the rows that count for a task.
+        task_weights: float32 [k]; None for 1.
+        alpha: factor on the teacher's probability, which is then clipped to 1 (ExFM, arXiv 2502.17494: label scaling).
+    """
+    return multitask_distillation(
+        logits,
+        teacher_logits=teacher,
+        teacher_mask=mask,
+        task_weights=task_weights,
+        label_weight=0.0,
+        soft_weight=1.0,
+        label_scaling=alpha,
+    )
 
 
 def masked_mse(values: Tensor, targets: Tensor, mask: Tensor, task_weights: Tensor | None = None) -> Tensor:
@@ -75,11 +112,20 @@ def masked_mse(values: Tensor, targets: Tensor, mask: Tensor, task_weights: Tens
         mask: bool [B, k], the rows that count for a task.
         task_weights: float32 [k]; None for 1.
     """
-    return (row_weights(mask, task_weights) * (values - targets).square()).sum()
+    return multitask_distillation(
+        values,
+        teacher_logits=targets,
+        teacher_mask=mask,
+        task_weights=task_weights,
+        label_weight=0.0,
+        logit_weight=1.0,
+    )
 
 
-def _mse_probability(logits: Tensor, targets: Tensor, mask: Tensor, task_weights: Tensor | None) -> Tensor:
-    return masked_mse(logits.sigmoid(), targets, mask, task_weights)
+def _mse_probability(
+    logits: Tensor, teacher: Tensor, mask: Tensor, task_weights: Tensor | None, alpha: float
+) -> Tensor:
+    return masked_mse(logits.sigmoid(), (alpha * teacher.sigmoid()).clamp_max(1), mask, task_weights)
 
 
 def pairwise(logits: Tensor, targets: Tensor, mask: Tensor, task_weights: Tensor | None = None) -> Tensor:
@@ -133,7 +179,7 @@ def _list(own: Tensor, of_teacher: Tensor) -> Tensor:
     return -(of_teacher.softmax(0) * own.log_softmax(0)).sum()
 
 
-_OF_PROBABILITIES: dict[str, Masked] = {"bce": masked_bce, "mse_probability": _mse_probability}
+_OF_PROBABILITIES: dict[str, Scaled] = {"bce": soft_bce, "mse_probability": _mse_probability}
 _OF_LOGITS: dict[str, Masked] = {"mse_logit": masked_mse, "pairwise": pairwise, "listwise": listwise}
 
 

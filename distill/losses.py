@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from distill.batch import Batch
 from distill.protocols import Architecture
+from kernels.multitask_distillation import multitask_distillation
 
 LOWEST_RATE = 1e-4
 
@@ -22,7 +22,7 @@ def masked_bce(logits: Tensor, targets: Tensor, mask: Tensor, task_weights: Tens
     """Binary cross-entropy with logits: for each task the mean over its rows, summed over tasks.
 
     Args:
-        logits: float32 [B, k].
+        logits: float32 [B, k]; [N, B, k] of N models.
         targets: float32 [B, k], labels or probabilities. Their range is not checked: the loss is
             log(1 + exp(z)) - t z whatever t is, and unbounded below for t > 1.
         mask: bool [B, k], the rows that count for a task. A task without any adds exactly 0 and sends no
@@ -30,33 +30,22 @@ def masked_bce(logits: Tensor, targets: Tensor, mask: Tensor, task_weights: Tens
         task_weights: float32 [k], factor of each task's mean; None for 1.
 
     Returns:
-        A scalar.
+        A scalar; [N] of N models.
     """
-    weights = row_weights(mask, task_weights)
-    return functional.binary_cross_entropy_with_logits(logits, targets, weight=weights, reduction="sum")
+    return multitask_distillation(logits, targets, mask, task_weights=task_weights)
 
 
-def row_weights(mask: Tensor, task_weights: Tensor | None = None) -> Tensor:
-    """Weights that make the mean over each task's rows of a sum over all: float32 [B, k].
+def label_loss(logits: Tensor, labels: Tensor, mask: Tensor, task_weights: Tensor | None = None) -> Tensor:
+    """The labels' loss: for each task the mean over its known labels, summed over tasks.
 
     Args:
-        mask: bool [B, k], the rows that count for a task.
-        task_weights: float32 [k], factor of each task's mean; None for 1.
-    """
-    weights = mask / mask.sum(0).clamp_min(1)
-    return weights if task_weights is None else weights * task_weights
-
-
-def label_loss(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-    """The labels' loss: for each task the mean over its known labels, summed over tasks, all of weight 1.
-
-    Args:
-        logits: float32 [B, k].
+        logits: float32 [B, k]; [N, B, k] of N models, which gives [N].
         labels: float32 [B, k], 0 or 1, or unbiased estimates of that, 0 or larger than 1 (`distill.delay`); the loss is
             linear in them, so that its expectation is that of the true labels.
         mask: bool [B, k], False where a label is not known.
+        task_weights: float32 [k], as in `masked_bce`; None for 1.
     """
-    return masked_bce(logits, labels, mask)
+    return masked_bce(logits, labels, mask, task_weights)
 
 
 def sampled_logits(logits: Tensor, student: Architecture) -> Tensor:
@@ -87,25 +76,6 @@ def teacher_logits(batch: Batch, student: Architecture) -> tuple[Tensor, Tensor]
     assert batch.teacher is not None, "the batch carries no teacher signal"
     logits = sampled_logits(batch.teacher.logits[:, student.task_index].detach(), student)
     return logits, batch.teacher.mask.unsqueeze(1).expand_as(logits)
-
-
-def soft_labels(batch: Batch, student: Architecture, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The teacher's probabilities for the student's tasks as targets (ExFM, arXiv 2502.17494: label scaling).
-
-    Args:
-        batch: with `teacher`.
-        student: gives the tasks and how its rows were sampled.
-        alpha: factor on the probabilities.
-
-    Returns:
-        Targets clip(alpha * sigmoid(teacher logit), 0, 1), the logit as `teacher_logits` gives it, float32 [B, k];
-        mask bool [B, k] of the rows with a signal; share of those targets that were clipped, a scalar (0 without a
-        signal).
-    """
-    logits, mask = teacher_logits(batch, student)
-    scaled = alpha * logits.sigmoid()
-    clipped = ((scaled > 1) & mask).sum() / mask.sum().clamp_min(1)
-    return scaled.clamp_max(1), mask, clipped
 
 
 class _ScaleGradient(torch.autograd.Function):

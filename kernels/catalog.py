@@ -52,6 +52,14 @@ def kernels() -> list[Kernel]:
             *_dense_path("weighted sums as of embedding bags", None),
         ),
         Kernel(
+            "multitask_distillation",
+            "losses of labels, of a teacher's soft labels and logits, of all tasks of one model or of a bank",
+            *_dense_path(
+                "one model's is plain PyTorch, a bank's goes in pieces that stay in the cache",
+                "any number of tasks and models",
+            ),
+        ),
+        Kernel(
             "norm_ffn",
             "layer norm, feed-forward or gated block, residual, the hidden layer computed again going back",
             *_dense_path("products of many rows, in chunks that stay in the cache", "widths of up to 128"),
