@@ -27,7 +27,7 @@ from adapters.adapter_config import LearntTargetConfig
 from adapters.distill_head import DistillHead, tap_width
 from adapters.layers import relu_layers
 from distill.batch import Batch, TeacherSignal
-from distill.distillation import check_tasks, weights_of
+from distill.distillation import check_tasks, soft_bce, weights_of
 from distill.errors import NonFiniteError
 from distill.losses import masked_bce, sampled_rates
 from distill.protocols import Architecture, Channel, Output
@@ -132,7 +132,7 @@ class LearntTarget(Channel):
         with torch.no_grad():
             logits, known = self.estimate(batch)
         mask = known.unsqueeze(1).expand_as(logits)
-        loss = masked_bce(self.head(output.taps[self.config.tap]), logits.sigmoid(), mask, self.task_weights)
+        loss = soft_bce(self.head(output.taps[self.config.tap]), logits, mask, self.task_weights)
         return self.config.weight * loss, {"loss": loss.detach(), **self._logs}
 
     def _log(self, batch: Batch, logits: Tensor, labels: Tensor, matured: Tensor) -> None:
