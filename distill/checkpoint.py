@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from distill.distributed.share import is_first
 from distill.errors import UserError
 from distill.files import atomic_path
 from distill.protocols import Architecture
@@ -30,7 +31,7 @@ CHANNELS = "channels."
 def save_model(
     model: Architecture, path: Path, meta: Mapping[str, Any], channels: Mapping[str, nn.Module] | None = None
 ) -> None:
-    """Write the parameters of a model.
+    """Write the parameters of a model. Of several processes each must call it, and the first one writes.
 
     Args:
         model: any architecture.
@@ -44,6 +45,8 @@ def save_model(
         for prefix, part in _parts(model, channels).items()
         for name, tensor in part.state_dict().items()
     }
+    if not is_first():
+        return
     with atomic_path(path) as temporary:
         try:
             save_file(tensors, temporary, metadata={"meta": json.dumps(dict(meta), sort_keys=True)})

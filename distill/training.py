@@ -20,6 +20,7 @@ from torch.utils.data import IterableDataset
 
 from distill.batch import Batch
 from distill.checkpoints import Checkpoints, Start
+from distill.distributed import AveragingStrategy, processes
 from distill.lean import LeanStrategy, NoProfiler
 from distill.module import DistillModule
 from distill.peak import peak_flops
@@ -99,7 +100,7 @@ class DayReport:
         cpu_seconds: processor time of the day's training, s.
         examples_per_s: examples of the day over `seconds`.
         flops_per_example: model FLOPs of training on one example (distill.flops), mean of the day's middle batch.
-        mfu: share of this process's peak (distill.peak) that these FLOPs are; None when the peak is not known.
+        mfu: share of the processes' peak (distill.peak) that these FLOPs are; None when the peak is not known.
     """
 
     day: int
@@ -188,6 +189,7 @@ class DayCallback(L.Callback):
         total = None if rows is None else rows - done
         self._bar = self._open.enter_context(self.progress.task(title, total=total, unit="examples"))
         self._begun, self._watch = begun, _Stopwatch(begun.spent)
+        self._counted = module.examples
 
     def on_train_batch_start(
         self, trainer: L.Trainer, module: L.LightningModule, batch: Batch, batch_idx: int
@@ -206,10 +208,11 @@ class DayCallback(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        self._bar.advance(len(batch))
+        assert isinstance(module, DistillModule)
+        self._bar.advance(module.examples - self._counted)
+        self._counted = module.examples
         self._batches += 1
         if trainer.is_last_batch:  # the end of the epoch would be too late: validation runs inside it
-            assert isinstance(module, DistillModule)
             self._end(self.plan.train[trainer.current_epoch], module)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -225,7 +228,7 @@ class DayCallback(L.Callback):
         rate = (module.examples - self._begun.seen) / wall
         flops = module.flops_per_example(self._flops)
         peak = peak_flops(module.device, module.compute.precision)
-        mfu = None if peak is None else rate * flops / peak
+        mfu = None if peak is None else rate * flops / (peak * processes())
         self._bar.advance(0, MFU="peak not known" if mfu is None else f"{100 * mfu:.1f} %")
         self._open.close()
         means = module.take_means()
@@ -305,9 +308,13 @@ def _trainer(**settings: Any) -> L.Trainer:
         reload_dataloaders_every_n_epochs=1,
         use_distributed_sampler=False,
         profiler=NoProfiler(),
-        strategy=LeanStrategy(torch.device("cpu")),
+        strategy=_strategy(torch.device("cpu")),
         **settings,
     )
+
+
+def _strategy(device: torch.device) -> LeanStrategy:
+    return LeanStrategy(device) if processes() == 1 else AveragingStrategy(device)
 
 
 class _Stopwatch:

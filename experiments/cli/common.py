@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,6 +65,14 @@ def add_on(parser: argparse.ArgumentParser) -> None:
 @contextmanager
 def training_where(args: argparse.Namespace) -> Iterator[None]:
     """Inside, jobs run where `--on` of the arguments says."""
+    if under_torchrun():
+        from experiments.pipeline.pool import jobs_on
+        from experiments.pipeline.torchrun import Meeting, TogetherRunner, refuse_both
+
+        refuse_both(args.on)
+        with TogetherRunner(Meeting.taken()) as together, jobs_on(together):
+            yield
+        return
     if args.on is None:
         yield
         return
@@ -72,6 +81,11 @@ def training_where(args: argparse.Namespace) -> Iterator[None]:
 
     with RayRunner(args.on or None) as runner, jobs_on(runner):
         yield
+
+
+def under_torchrun() -> bool:
+    """True in one of several processes that torchrun started."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def load(args: argparse.Namespace) -> LoadedConfig:

@@ -6,8 +6,17 @@ What the run folder holds already is kept: after an interruption the same comman
 from __future__ import annotations
 
 import argparse
+import os
 
-from experiments.cli.common import add_experiment, add_final, add_on, run_steps, training_where
+from experiments.cli.common import (
+    add_experiment,
+    add_final,
+    add_on,
+    load,
+    run_steps,
+    training_where,
+    under_torchrun,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Every step, then what is to be said of the scores, and the report."""
+    if under_torchrun() and os.environ["RANK"] != "0":
+        return _follow(args)
     with training_where(args):
         folder = run_steps(args, ("teacher", "log", "student", "score"))
     from distill.results import read_results
@@ -28,4 +39,13 @@ def run(args: argparse.Namespace) -> int:
     for line in sanity_lines(read_results(folder / "results.json")["rows"]):
         print(line)
     print(f"Report: {write_report(folder)}")
+    return 0
+
+
+def _follow(args: argparse.Namespace) -> int:
+    """Another process than torchrun's first: it trains the teacher with it, and says nothing."""
+    loaded = load(args)
+    from experiments.pipeline.torchrun import Meeting, follow
+
+    follow(Meeting.taken(), loaded, args.final is not None)
     return 0

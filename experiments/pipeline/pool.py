@@ -80,6 +80,11 @@ def run_in_processes(jobs: Sequence[Job], title: str, workers: int, progress: Pr
         for job in jobs:
             job.function(*job.arguments, progress=progress)
         return
+    run_in_pool(jobs, title, workers, progress)
+
+
+def run_in_pool(jobs: Sequence[Job], title: str, workers: int, progress: Progress) -> None:
+    """As `run_in_processes`, but never in this process."""
     context = multiprocessing.get_context("forkserver")
     _start_server()
     counter = context.Value("q", 0)

@@ -10,6 +10,7 @@ import numpy as np
 from adapters.autoencoder import Autoencoder
 from distill.batch import Batch
 from distill.dataset import DataSet
+from distill.distributed import processes, rows_of_all
 from distill.predictions import SPLITS, Predictions
 from distill.protocols import Output
 from experiments.pipeline.experiment import Experiment
@@ -45,6 +46,13 @@ class PredictionRecorder:
         """Go on from a state."""
         self._columns.clear()
         self._columns.update({name: [column] for name, column in state_dict.items()})
+
+    def take_from_all(self) -> None:
+        """Have the first of several processes hold the rows of all, each day in the order of its stream."""
+        if processes() > 1:
+            rows = rows_of_all(self.state_dict())
+            order = np.lexsort((rows["example_id"], rows["timestamp"], rows["day"]))
+            self.load_state_dict({name: column[order] for name, column in rows.items()})
 
     def predictions(self, experiment: Experiment, tasks: tuple[str, ...]) -> Predictions:
         """Everything recorded, with final labels read from the data set.

@@ -19,6 +19,7 @@ from distill.checkpoints import Checkpoints, CheckpointStore
 from distill.config import ComputeConfig, DelayedLabels, OptimizerConfig, StudentConfig, TeacherConfig
 from distill.dataset import DataSet
 from distill.delay import LabelRule, label_rule
+from distill.distributed import batch_of_share, is_first, process_number, processes, refuse_together
 from distill.errors import UserError
 from distill.files import atomic_path
 from distill.module import DistillModule
@@ -105,6 +106,7 @@ class Training:
             UserError: the surface has no rows on the days that are scored.
             NonFiniteError: a loss or gradient that is not finite.
         """
+        refuse_together(self.channels)
         clock = Clock()
         experiment, cell, model = self.experiment, self.cell, self.model
         plan, rows = with_rows(experiment, cell, plan)
@@ -116,8 +118,9 @@ class Training:
         title = f"{cell.model} {cell.vertical} {cell.channel} seed {self.seed}"
         callback = DayCallback(plan, progress, rows, title, after_day, self._begin_day)
         checkpoints = self._checkpoints(plan)
-        with seeded(self.seed, "training"):  # dropout
-            reports = fit(module, DayData(days, plan), callback, checkpoints)
+        # Dropout; each of several processes drops units of other rows.
+        with seeded(self.seed, "training" if is_first() else f"training.{process_number()}"):
+            reports = fit(module, DayData(days, plan), callback, checkpoints if processes() == 1 else None)
         wall, cpu = clock.read()
         self.leave_behind(recorder, cost, reports, wall + checkpoints.seconds, cpu + checkpoints.cpu_seconds)
         checkpoints.store.remove()
@@ -154,13 +157,18 @@ class Training:
             more: further entries of the report.
         """
         experiment, cell, model = self.experiment, self.cell, self.model
-        write_predictions(
-            prediction_path(experiment.folder, cell, self.seed), recorder.predictions(experiment, model.tasks)
-        )
+        recorder.take_from_all()
         folder = experiment.checkpoint_folder(cell, self.seed)
+        if is_first():
+            write_predictions(
+                prediction_path(experiment.folder, cell, self.seed),
+                recorder.predictions(experiment, model.tasks),
+            )
         save_model(
             model, folder / "model.safetensors", {"trained_through": reports[-1].day, "seed": self.seed}
         )
+        if not is_first():
+            return
         report = {
             "config_hash": experiment.config_hash,
             "data_fingerprint": experiment.data.fingerprint,
@@ -297,7 +305,7 @@ def streams(
         return DayStream(
             experiment.data,
             day,
-            batch_size if training else max(batch_size, PREDICTED_TOGETHER),
+            batch_of_share(batch_size) if training else max(batch_of_share(batch_size), PREDICTED_TOGETHER),
             model.features,
             model.dense_features,
             history_length=model.history_length,
@@ -308,6 +316,8 @@ def streams(
             others=supply.others if training else None,
             past=supply.past,
             negatives=sampling if training else None,
+            shard=process_number(),
+            num_shards=processes(),
         )
 
     return days

@@ -1,0 +1,101 @@
+"""One process of several that train a tiny model together; `launch` starts them and brings back what the first says."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from distill.batch import Batch
+from distill.config import OptimizerConfig
+from distill.dataset import DataSet
+from distill.distributed import batch_of_share, is_first, processes, rows_of_all
+from distill.module import DistillModule
+from distill.protocols import Output
+from distill.schedule import DayPlan
+from distill.stream import DayStream
+from distill.training import DayCallback, DayData, fit
+from kernels.embedding import ensure_process_group
+from tests.distill.tiny_training import Silence, Tiny
+
+BATCH = 8
+PROJECT = Path(__file__).parents[2]
+
+
+class Kept:
+    """Ids and logits of what was predicted."""
+
+    def __init__(self) -> None:
+        self.ids: list[np.ndarray] = []
+        self.logits: list[np.ndarray] = []
+
+    def add(self, batch: Batch, output: Output) -> None:
+        self.ids.append(batch.example_id.numpy())
+        self.logits.append(output.logits.numpy())
+
+    def columns(self) -> dict[str, np.ndarray]:
+        return {"example_id": np.concatenate(self.ids), "logits": np.concatenate(self.logits)}
+
+
+def train_together(data: DataSet, clip_norm: float) -> dict[str, np.ndarray]:
+    """Train on every day but the last, predicting each next one; what the first process ends with.
+
+    Args:
+        data: the data set.
+        clip_norm: of the dense gradient; 0 for none.
+    """
+    ensure_process_group()
+    rank = torch.distributed.get_rank()
+
+    def days(day: int, training: bool) -> DayStream:
+        size = batch_of_share(BATCH)
+        return DayStream(data, day, size, Tiny.features, shard=rank, num_shards=processes())
+
+    model, kept = Tiny(data.schema), Kept()
+    optimizer = OptimizerConfig(learning_rate=0.01, clip_norm=clip_norm)
+    module = DistillModule(model, {}, optimizer, kept)
+    plan = DayPlan(
+        tuple(range(1, data.schema.n_days)), {day: (day + 1,) for day in range(1, data.schema.n_days)}
+    )
+    reports = fit(module, DayData(days, plan), DayCallback(plan, Silence(), {}, "tiny"))
+    state = {f"state/{name}": tensor.numpy() for name, tensor in model.state_dict().items()}
+    losses = np.array([report.means["loss_labels"] for report in reports])
+    seen = np.array([report.examples_seen for report in reports])
+    return (
+        state
+        | rows_of_all(kept.columns())
+        | {"losses": losses, "seen": seen, "steps": np.array(module.steps)}
+    )
+
+
+def launch(number: int, folder: Path, out: Path, clip_norm: float) -> dict[str, np.ndarray]:
+    """What `number` processes end with."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(number)}
+    environment = os.environ | shared | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.distill.shared_training", str(folder), str(out), str(clip_norm)]
+    started = [
+        subprocess.Popen(
+            command, env=environment | {"RANK": str(rank)}, cwd=PROJECT, stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(number)
+    ]
+    for process in started:
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+    with np.load(out) as arrays:
+        return dict(arrays)
+
+
+if __name__ == "__main__":
+    found = train_together(DataSet.open(sys.argv[1]), float(sys.argv[3]))
+    if is_first():
+        np.savez(sys.argv[2], **found)  # type: ignore[arg-type]
+    torch.distributed.destroy_process_group()  # left standing, gloo's threads abort the process at its end

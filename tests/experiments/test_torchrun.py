@@ -1,0 +1,77 @@
+"""The user's way to a teacher trained by several processes: `torchrun -m experiments run`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from experiments.__main__ import main
+from tests.experiments.tiny_experiment import EXPERIMENT, write_days, write_experiment
+
+PROJECT = Path(__file__).parents[2]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def changes() -> dict[str, Any]:
+    """The tiny experiment with one seed and one student; units dropped are others in every process, so none are."""
+    student = EXPERIMENT["students"][0] | {"verticals": ["feed"], "channels": ["none", "ah"]}
+    return {"seeds": [0], "students": [student], "floor": False, "teacher__options__dropout": 0.0}
+
+
+def together(file: Path) -> subprocess.CompletedProcess[str]:
+    """What two processes say."""
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    command = [*TORCHRUN, "-m", "experiments", "run", str(file)]
+    return subprocess.run(command, env=environment, cwd=PROJECT, capture_output=True, text=True, timeout=200)
+
+
+def test_two_processes_leave_what_one_leaves(tmp_path: Path) -> None:
+    data = write_days(tmp_path / "data", rows=305)
+    alone = write_experiment(tmp_path / "alone", data, tmp_path / "cache", **changes())
+    assert main(["run", str(alone)]) == 0
+    shared = write_experiment(tmp_path / "shared", data, tmp_path / "cache", **changes())
+    done = together(shared)
+    assert done.returncode == 0, done.stderr
+
+    names = [
+        sorted(
+            path.relative_to(file.parent / "out")
+            for path in (file.parent / "out").rglob("*")
+            if path.is_file()
+        )
+        for file in (alone, shared)
+    ]
+    assert names[0] == names[1]
+    for name in names[0]:
+        if name.suffix == ".parquet":
+            same_rows(alone.parent / "out" / name, shared.parent / "out" / name)
+    assert done.stdout.count("Report: ") == 1
+
+
+def same_rows(one: Path, other: Path) -> None:
+    """The same ids in the same order, each once; numbers within the tolerance."""
+    found, expected = pq.read_table(other).to_pydict(), pq.read_table(one).to_pydict()
+    assert found.keys() == expected.keys()
+    ids = found["example_id"]
+    assert ids == expected["example_id"] and len(set(ids)) == len(ids)
+    for name, values in expected.items():
+        if name.startswith("logit_"):
+            np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-5, err_msg=f"{one} {name}")
+        else:
+            assert found[name] == values, name
+
+
+def test_ray_under_torchrun_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    assert main(["run", str(tmp_path / "experiment.yaml"), "--on", "ray"]) == 2
+    assert "--on: got ray under torchrun, allowed: one of them" in capsys.readouterr().err
