@@ -20,6 +20,7 @@ from distill.protocols import Output
 from kernels.embedding import Embedded, History
 from students.bank import probe
 from students.bank.adam import BankAdam
+from students.bank.heap import keep_freed_memory
 from students.bank.losses import StackedChannel, losses
 from students.bank.members import Member, gather
 from students.bank.stacked import FoldedEvents, stack
@@ -50,6 +51,7 @@ class Bank(nn.Module):
 
     def __init__(self, makes: Sequence[Callable[[], Member]]):
         super().__init__()
+        keep_freed_memory()
         members = gather(makes)
         student = members.first
         self.size, self.settings = len(makes), members.settings
