@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from experiments.pipeline.environment import ROOT
 
 TESTED = ("tests/teachers", "tests/kernels")
 
 
-def tests_pass() -> bool:
-    """True when the tests of teachers and kernels are green; what fails is printed to standard error."""
-    command = [sys.executable, "-m", "pytest", "-q", *TESTED]
+def tests_pass(tested: Sequence[str] | None = None) -> bool:
+    """True when tests are green; what fails is printed to standard error.
+
+    Args:
+        tested: files and folders of tests; those of teachers and kernels unless given.
+    """
+    command = [sys.executable, "-m", "pytest", "-q", *(TESTED if tested is None else tested)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:

@@ -5,7 +5,7 @@ Shape letters: B examples, F features, T history events of the batch, D embeddin
 All tables share one width, so their rows lie one after another in ONE fused table, and one look-up serves
 every bag: the features' and, with one id each, the history's. That is more than tidiness. fbgemm's CPU
 backward updates a table that one key looks into 4-8 times slower than a table that several keys share
-(measured by experiments/benchmarks/kernels_cpu.py), so the bags are dealt to two keys in turn: even bags to
+(measured by experiments/benchmarks/kernels), so the bags are dealt to two keys in turn: even bags to
 the first, odd ones to the second. Read row by row, the result [N / 2, 2 * D] is [N, D] in the bags' own
 order, without a copy.
 """
@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 
 from kernels.embedding.bags import KEYS, Layout, gather_bags
-from kernels.embedding.sharding import all_rows, local_state, shard, whole_table
+from kernels.embedding.sharding import ShardedTable
+from kernels.embedding.substitute import SubstituteTable, is_substituted
 
 EPS = 1e-8
 
@@ -59,7 +60,7 @@ class EmbeddingTables(nn.Module):
 
     Raises:
         ValueError: an argument outside its range.
-        RuntimeError: a CUDA device without fbgemm's CUDA build.
+        RuntimeError: a CUDA device without fbgemm's CUDA build, and several processes or no triton.
     """
 
     def __init__(
@@ -77,9 +78,7 @@ class EmbeddingTables(nn.Module):
         self.features = tuple(tables)
         self.dim = dim
         self._layout = Layout(dict(tables), history_feature, torch.device(device))
-        # In a list, because a module kept as an attribute would hand the tables to every dense optimiser.
-        self._model = [shard(self._layout.n_rows, dim, KEYS, learning_rate, EPS, torch.device(device))]
-        self._whole = [whole_table(self._model[0])]
+        self._table = _table(self._layout.n_rows, dim, learning_rate, torch.device(device))
         for feature, rows in tables.items():
             weight = initial_rows(seed, feature, rows, dim, init_std)
             self._load_feature(feature, weight, torch.zeros(rows))
@@ -120,26 +119,15 @@ class EmbeddingTables(nn.Module):
             # fbgemm's operator exists for autograd only, which inference mode takes away.
             with torch.inference_mode(False), torch.no_grad():
                 return self._look_up(ids)
-        rows = self._found(ids)
+        rows = self._table.look_up(ids)
         if rows.requires_grad:
             rows.register_hook(refuse_non_finite)
         return rows.view(-1, self.dim)
 
-    def _found(self, ids: KeyedJaggedTensor) -> Tensor:
-        """Rows of the bags, the first key's beside the second's, [N / 2, 2 * D]."""
-        if self._whole[0] is not None:
-            return self._whole[0](ids.values(), ids.offsets())
-        found = self._model[0](ids)
-        assert tuple(found.keys()) == KEYS, f"torchrec returned the keys {found.keys()}"
-        return found.values()
-
     def set_learning_rate(self, learning_rate: float) -> None:
         """Change the learning rate from the next backward pass on."""
         check_learning_rate(learning_rate)
-        optimizer = self._model[0].fused_optimizer
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate
-        optimizer.step()  # hands the rate over to fbgemm; rows are updated in the backward pass only
+        self._table.set_learning_rate(learning_rate)
 
     def export(self) -> dict[str, Tensor]:
         """All rows and moments, copied. Of several processes each must call it, and each gets everything.
@@ -147,7 +135,7 @@ class EmbeddingTables(nn.Module):
         Returns:
             `<feature>.weight` float32 [rows, D] and `<feature>.momentum` float32 [rows] of every feature.
         """
-        weight, moment = all_rows(self._model[0], self._layout.n_rows)
+        weight, moment = self._table.whole()
         state = {}
         for feature, (first, end) in self._layout.ranges.items():
             state[f"{feature}.weight"] = weight[first:end].clone()
@@ -169,7 +157,7 @@ class EmbeddingTables(nn.Module):
     @torch.no_grad()
     def _load_feature(self, feature: str, weight: Tensor, moment: Tensor) -> None:
         """Copy the part of a feature's rows that this process holds."""
-        here, weights, moments = local_state(self._model[0])
+        here, weights, moments = self._table.local()
         first, end = self._layout.ranges[feature]
         start, stop = max(first, here), min(end, here + len(weights))
         if start < stop:
@@ -198,6 +186,13 @@ class EmbeddingTables(nn.Module):
                 self.load(mine)
             except ValueError as error:
                 error_msgs.append(str(error))
+
+
+def _table(rows: int, dim: int, learning_rate: float, device: torch.device) -> ShardedTable | SubstituteTable:
+    """fbgemm's table, or on a GPU that it cannot serve its substitute, which says so once."""
+    if is_substituted(device):
+        return SubstituteTable(rows, dim, learning_rate, EPS, device)
+    return ShardedTable(rows, dim, KEYS, learning_rate, EPS, device)
 
 
 def dense_parameters(module: nn.Module) -> Iterator[nn.Parameter]:

@@ -1,0 +1,1 @@
+"""Speed of the operators in `kernels` beside what one would write without them; see `__main__`."""
