@@ -87,22 +87,20 @@ def _transfer_row(run: RecordedRun, panel: Panel, entry: Entry) -> Row | None:
 
 
 def _most(run: RecordedRun, task: str) -> str:
-    """The channel that carries most over all verticals; a student of one vertical is not compared with those."""
-    rows = [
-        row
-        for row in run.transfer
-        if (row["vertical"], row["task"], row["measure"], row["split"]) == (MACRO, task, "ne", run.split)
-    ]
+    """The channel that carries most over all verticals; on a single one where no student serves all."""
+    rows = [r for r in run.transfer if (r["task"], r["measure"], r["split"]) == (task, "ne", run.split)]
+    rows = [row for row in rows if row["vertical"] == MACRO] or rows
     defined = [row for row in rows if row["tr"] is not None]
     if not rows:
         return ""
     if not defined:
         return f"{task}: the teacher is not clearly better than students without it, so there is no transfer ratio."
     best = max(defined, key=lambda row: row["tr"])
-    interval = f" (95 % interval {_percent(best['tr_low'])} to {_percent(best['tr_high'])})"
+    place = "over all verticals" if best["vertical"] == MACRO else f"on {best['vertical']}"
+    interval = f"(95 % interval {_percent(best['tr_low'])} to {_percent(best['tr_high'])})"
     return (
-        f"{task}: {best['channel']} carries {_percent(best['tr'])} of the teacher's gain to {best['model']}"
-        f"{interval}, the most of {len(defined)} compared over all verticals."
+        f"{task}: {best['channel']} carries {_percent(best['tr'])} of the teacher's gain to {best['model']} {place} "
+        f"{interval}, the most of {len(defined)} compared."
     )
 
 
@@ -135,7 +133,8 @@ def _teacher_cost(run: RecordedRun) -> str:
     if not known or not teachers or teachers[0] is None:
         return ""
     times = teachers[0]["flops_per_example"] / known[len(known) // 2]
-    return f"An example costs the teacher {times:,.0f} times the FLOPs of the median student, in training."
+    written = f"{times:.1f}" if times < 10 else f"{times:,.0f}"
+    return f"An example costs the teacher {written} times the FLOPs of the median student, in training."
 
 
 def _percent(share: float) -> str:

@@ -20,13 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write it and say where."""
     path = folder(args.folder)
-    from experiments.report import REPORT, write_report
-
     if args.watch:
         from experiments.watch import watch
 
-        print(f"Open {path / REPORT}: it follows the run until it has ended, or until Ctrl-C.", flush=True)
+        print(f"Following {path} until it has ended, or until Ctrl-C: open its report.html.", flush=True)
         print(f"Report: {watch(path)}")
     else:
+        from experiments.report import write_report
+
         print(f"Report: {write_report(path)}")
     return 0

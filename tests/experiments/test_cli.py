@@ -292,6 +292,9 @@ def test_compare_and_report(
     assert compared == [[tmp_path, tmp_path]]
     assert main(["report", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"Report: {tmp_path}/report.html\n"
+    stand_in(monkeypatch, "experiments.watch", watch=lambda folder: folder / "watched.html")
+    assert main(["report", str(tmp_path), "--watch"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"Report: {tmp_path}/watched.html"
 
 
 def test_data_simulate(

@@ -295,7 +295,18 @@ def test_findings_name_the_most_over_all_verticals(run: RecordedRun, found: list
     ]
     click, conversion, *_ = findings(dataclasses.replace(run, transfer=rows), found)
     assert click == (
-        "click: ah_adapter carries 46 % of the teacher's gain to deepfm (95 % interval 31 % to 60 %), the most of 2 "
-        "compared over all verticals."
+        "click: ah_adapter carries 46 % of the teacher's gain to deepfm over all verticals (95 % interval 31 % to "
+        "60 %), the most of 2 compared."
     )
     assert conversion.startswith("conversion: the teacher is not clearly better")
+
+
+def test_findings_name_the_vertical_where_no_student_serves_all(run: RecordedRun, found: list[Panel]) -> None:
+    ratios = {
+        (row["tr"], row["vertical"])
+        for row in run.transfer
+        if (row["task"], row["measure"], row["channel"]) == ("click", "ne", "ah_adapter")
+    }
+    most, vertical = max(ratios)
+    expected = f"click: ah_adapter carries {100 * most:.0f} % of the teacher's gain to deepfm on {vertical} ("
+    assert findings(run, found)[0].startswith(expected)

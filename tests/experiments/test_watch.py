@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from experiments.recorded import read_run
-from experiments.report import REPORT, write_report
-from experiments.report.page import write_page
+from experiments.report import write_report
+from experiments.report.page import REPORT, write_page
 from experiments.watch import SECONDS, watch
 from tests.experiments.browser import Browser, chromium
 from tests.experiments.synthetic_run import write_synthetic_run
