@@ -12,11 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Literal, Protocol
 
 import yaml
@@ -25,11 +23,20 @@ from distill.cells import DOMAIN_TEACHER, Cell
 from distill.config import ExperimentConfig
 from distill.errors import UserError
 from distill.files import atomic_path
-from distill.predictions import CellPredictions
-from distill.results import SCORE_COLUMNS, Row
-from experiments.curves import MEASURES, DayScore, band, day_scores
+from experiments import tracking_keys as keys
+from experiments.familiarity import Familiarity, familiarity_of
+from experiments.lineage import inputs, outputs, write_description
 from experiments.pipeline.environment import git_commit
 from experiments.recorded import STUDENT, TEACHER, RecordedRun, read_run
+from experiments.tracked_values import (
+    Table,
+    cost_of,
+    final_scores,
+    history,
+    tables,
+    transfer_of,
+    transfer_scores,
+)
 
 RUNS = "wandb_runs.json"
 """cell_id to the id, name and group of its run, the last day it holds and the digest of its scores."""
@@ -37,8 +44,6 @@ RUNS = "wandb_runs.json"
 Mode = Literal["offline", "online"]
 _MODES: dict[str, Mode] = {"offline": "offline", "online": "online"}
 _ID_LENGTH = 16
-_TAG_LENGTH = 64
-_TABLE_COLUMNS = ("seed", "split", "vertical", "task", *SCORE_COLUMNS)
 
 
 class Tracker(Protocol):
@@ -108,14 +113,15 @@ class WandbTracker:
         self._folder, self._mode, self._settings = experiment.folder, mode, settings
         self._project = experiment.config.wandb.project
         self._identity = f"{experiment.config_hash}/{git_commit()}"
+        self._known_familiar: tuple[str, Familiarity | None] | None = None
         if mode == "online":
-            _log_in()
+            log_in("WANDB_MODE: got online")
 
     def start(self, cell: Cell) -> None:
         runs = self._runs()
         if cell.cell_id not in runs:
             digest = hashlib.sha256(f"{self._identity}/{cell.cell_id}".encode()).hexdigest()
-            name = f"{cell.model} {cell.vertical} {cell.channel}"
+            name = keys.run_name(cell.model, cell.vertical, cell.channel)
             runs[cell.cell_id] = {"id": digest[:_ID_LENGTH], "name": name, "last_day": 0, "scores": ""}
             with atomic_path(self._folder / RUNS) as temporary:
                 temporary.write_text(json.dumps(runs, indent=1) + "\n")
@@ -124,20 +130,23 @@ class WandbTracker:
         self.start(cell)
         run = read_run(self._folder)
         rows = [row for row in run.rows if row["cell_id"] == cell.cell_id]
-        transfer = _transfer_of(run, cell)
+        transfer = transfer_of(run, cell)
         scores = hashlib.sha256(json.dumps([rows, transfer]).encode()).hexdigest()
         runs = self._runs()
         known = runs[cell.cell_id]
         if known["scores"] == scores:
             return
-        history = _history(run, cell)
+        days = history(run, cell)
         with self._open(cell, known, run.git_commit) as wandb_run:
-            for day, values in history.items():
+            for day, values in days.items():
                 if day > known["last_day"]:
                     wandb_run.log(values)
-            wandb_run.log(_table(rows, history))
-            wandb_run.summary.update({**final_scores(rows), **transfer_scores(transfer)})
-        known |= {"last_day": max(history, default=0), "scores": scores}
+            self._log_tables(wandb_run, tables(run, cell, rows, transfer, self._familiar(run)), days)
+            wandb_run.summary.update(
+                {**final_scores(rows), **transfer_scores(transfer), **cost_of(run, cell)}
+            )
+            self._log_lineage(wandb_run, run, cell)
+        known |= {"last_day": max(days, default=0), "scores": scores}
         with atomic_path(self._folder / RUNS) as temporary:
             temporary.write_text(json.dumps(runs, indent=1) + "\n")
 
@@ -151,7 +160,7 @@ class WandbTracker:
             name=known["name"],
             id=known["id"],
             resume="allow",
-            tags=[tag[:_TAG_LENGTH] for tag in (cell.vertical, cell.channel, self._architecture(cell))],
+            tags=self._tags(cell),
             config={
                 **self._settings,
                 "cell": {"cell_id": cell.cell_id, **asdict(cell)},
@@ -161,9 +170,46 @@ class WandbTracker:
             mode=self._mode,
             settings=_quiet(),
         )
-        run.define_metric("examples_seen")
-        run.define_metric("*", step_metric="examples_seen")
+        run.define_metric(keys.EXAMPLES_SEEN)
+        run.define_metric("*", step_metric=keys.EXAMPLES_SEEN)
         return run
+
+    def _log_tables(
+        self, wandb_run: Any, found: Mapping[str, Table], days: Mapping[int, Mapping[str, float]]
+    ) -> None:
+        """Beside the last point of the curves."""
+        import wandb
+
+        logged: dict[str, Any] = {
+            name: wandb.Table(columns=list(table.columns), data=table.rows) for name, table in found.items()
+        }
+        seen = days[max(days)][keys.EXAMPLES_SEEN] if days else 0
+        wandb_run.log({**logged, keys.EXAMPLES_SEEN: seen})
+
+    def _log_lineage(self, wandb_run: Any, run: RecordedRun, cell: Cell) -> None:
+        """What the cell was made from and what it left. `Run.use_artifact` refuses to work offline, though the record
+        that it sends online can be kept and sent later; so that record is made here."""
+        import wandb
+
+        for uses, artifacts in ((True, inputs(run, cell)), (False, outputs(run, cell))):
+            for artifact in artifacts:
+                sent = wandb.Artifact(
+                    artifact.name, artifact.kind, metadata={"made_from": artifact.made_from}
+                )
+                path = write_description(self._folder, artifact)
+                sent.add_file(str(path), name="description.json", policy="immutable", skip_cache=True)
+                wandb_run._log_artifact(sent, is_user_created=True, use_after_commit=uses)
+
+    def _familiar(self, run: RecordedRun) -> Familiarity | None:
+        """Old and new users and items of the judged days, read once; None where the data set is not there."""
+        if self._known_familiar is None or self._known_familiar[0] != run.split:
+            found = familiarity_of(run)
+            self._known_familiar = run.split, None if isinstance(found, str) else found
+        return self._known_familiar[1]
+
+    def _tags(self, cell: Cell) -> list[str]:
+        tags = (keys.tag(cell.role, cell.model), cell.vertical, cell.channel, self._architecture(cell))
+        return [tag[: keys.TAG_LENGTH] for tag in tags]
 
     def _architecture(self, cell: Cell) -> str:
         """Name of the architecture, or of its class where the experiment brings a file of its own."""
@@ -180,89 +226,6 @@ class WandbTracker:
         return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def final_scores(rows: list[Row]) -> dict[str, float | None]:
-    """`final/<split>/<vertical>/<task>/<score>`: mean over seeds, and `..._sd`; None where undefined."""
-    of_place: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        of_place[f"final/{row['split']}/{row['vertical']}/{row['task']}"].append(row)
-    found: dict[str, float | None] = {}
-    for place, of_seed in of_place.items():
-        for column in SCORE_COLUMNS:
-            value = band(row[column] for row in of_seed)
-            found[f"{place}/{column}"] = value.mean if value else None
-            found[f"{place}/{column}_sd"] = value.sd if value else None
-    return found
-
-
-def transfer_scores(transfer: list[Row]) -> dict[str, float | None]:
-    """`transfer/<split>/<vertical or macro>/<task>/<measure>` and its interval; None where undefined."""
-    return {
-        f"transfer/{row['split']}/{row['vertical']}/{row['task']}/{row['measure']}{suffix}": row[column]
-        for row in transfer
-        for suffix, column in (("", "tr"), ("_low", "tr_low"), ("_high", "tr_high"))
-    }
-
-
-def _transfer_of(run: RecordedRun, cell: Cell) -> list[Row]:
-    """Transfer rows of the cell's student: those of its vertical, and those over all verticals."""
-    same = ("model", "schedule", "inputs", "route", "lag", "channel")
-    mine = [row for row in run.transfer if all(row[name] == getattr(cell, name) for name in same)]
-    return [row for row in mine if cell.role == STUDENT and row["vertical"] in (cell.vertical, "macro")]
-
-
-def _history(run: RecordedRun, cell: Cell) -> dict[int, dict[str, float]]:
-    """What to log for each predicted day; empty for a model that is not trained day by day (the floor)."""
-    of_day: dict[int, list[DayScore]] = defaultdict(list)
-    if any(trained == cell.cell_id for trained, _ in run.trainings):
-        for score in day_scores(run, CellPredictions(cell, run.folder)):
-            of_day[score.day].append(score)
-    return {day: _logged(run, day, scores) for day, scores in sorted(of_day.items())}
-
-
-def _logged(run: RecordedRun, day: int, scores: list[DayScore]) -> dict[str, float]:
-    logged: dict[str, float] = {"examples_seen": _examples_seen(run, scores[0], day), "day": day}
-    logged |= _speed(run, scores, day)
-    of_curve: dict[str, list[float | None]] = defaultdict(list)
-    for score in scores:
-        for measure in MEASURES:
-            value, curve = getattr(score, measure), f"{score.vertical}/{score.task}/{measure}"
-            of_curve[curve].append(value)
-            if value is not None:
-                logged[f"seeds/{score.seed}/{curve}"] = value
-    for curve, values in of_curve.items():
-        found = band(values)
-        if found:
-            logged |= {curve: found.mean, f"{curve}_low": found.low, f"{curve}_high": found.high}
-    return logged
-
-
-def _examples_seen(run: RecordedRun, score: DayScore, day: int) -> int:
-    """Examples that the model had been trained on when it predicted the day; the same for every seed."""
-    days = run.trainings[score.cell_id, score.seed]["days"]
-    return max((trained["examples_seen"] for trained in days if trained["day"] < day), default=0)
-
-
-def _speed(run: RecordedRun, scores: list[DayScore], day: int) -> dict[str, float]:
-    """`training/examples_per_s` and `training/mfu` of the last day trained on, means over seeds; what is known."""
-    found: dict[str, list[float]] = defaultdict(list)
-    for cell_id, seed in {(score.cell_id, score.seed) for score in scores}:
-        before = [trained for trained in run.trainings[cell_id, seed]["days"] if trained["day"] < day]
-        for name in ("examples_per_s", "mfu"):
-            found[name] += [trained[name] for trained in before[-1:] if trained.get(name) is not None]
-    return {f"training/{name}": fmean(values) for name, values in found.items() if values}
-
-
-def _table(rows: list[Row], history: Mapping[int, Mapping[str, float]]) -> dict[str, Any]:
-    """All rows of results.json, one per seed, beside the last point of the curves."""
-    import wandb
-
-    table = wandb.Table(
-        columns=list(_TABLE_COLUMNS), data=[[row[name] for name in _TABLE_COLUMNS] for row in rows]
-    )
-    seen = history[max(history)]["examples_seen"] if history else 0
-    return {"seeds": table, "examples_seen": seen}
-
-
 def _quiet() -> Any:
     """Nothing in the terminal, nothing collected but what is logged: the parent process only records."""
     import wandb
@@ -277,14 +240,29 @@ def _quiet() -> Any:
     )
 
 
-def _log_in() -> None:
-    """Before hours of training, not after: asks for a key at a terminal, and has the server check it."""
+def log_in(got: str, otherwise: str = "unset WANDB_MODE to record offline") -> None:
+    """Before hours of training, not after: asks for a key at a terminal, and has the server check it.
+
+    Args:
+        got: what asks for it, to begin the error with.
+        otherwise: what can be done without a key, to end it with.
+
+    Raises:
+        UserError: no key, or not a valid one; the text never holds the key.
+    """
     import wandb
 
     try:
-        wandb.login()
+        problem = "" if wandb.login() else "no key was given."
     except wandb.Error as error:
+        problem = without_key(str(error))
+    if problem:
         raise UserError(
-            f"WANDB_MODE: got online, but {error} Allowed: an account's key (`wandb login`); "
-            "or unset WANDB_MODE to record offline."
-        ) from error
+            f"{got}, but {problem} Allowed: an account's key (`wandb login`, or WANDB_API_KEY); or {otherwise}."
+        )
+
+
+def without_key(text: str) -> str:
+    """The text without the key in WANDB_API_KEY, whatever W&B said of it."""
+    key = os.environ.get("WANDB_API_KEY", "")
+    return text.replace(key, "***") if key else text

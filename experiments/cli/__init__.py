@@ -3,5 +3,18 @@
 Each has `add_arguments(parser)`, `run(args) -> exit code`, and a docstring whose first line is its help.
 """
 
-VERBS = ("run", "teacher", "log", "student", "validate", "ls", "data", "compare", "report", "study", "doctor")
+VERBS = (
+    "run",
+    "teacher",
+    "log",
+    "student",
+    "validate",
+    "ls",
+    "data",
+    "compare",
+    "report",
+    "dashboard",
+    "study",
+    "doctor",
+)
 """In the order of `distill --help`; each is a module of this package."""

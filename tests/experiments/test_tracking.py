@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ from distill.errors import UserError
 from distill.predictions import read_predictions
 from distill.results import SCORE_COLUMNS, read_results
 from experiments.tracking import RUNS, NoTracker, Tracker, open_tracker
+from tests.experiments.offline_runs import Records, artifacts, header, history, inspect, summary
 from tests.experiments.synthetic_run import NOISE, write_synthetic_run
 
 
@@ -42,26 +44,6 @@ def cell_of(folder: Path, **fields: str) -> Cell:
     )
 
 
-def inspect(run_folder: Path) -> list[dict[str, Any]]:
-    """Records of one offline run, read back by W&B's own reader."""
-    wandb = Path(sys.executable).with_name("wandb")
-    command = [str(wandb), "leet", "inspect", "--json", str(run_folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def history(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [record["history"]["item"] for record in records if record["type"] == "history"]
-
-
-def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for record in records:
-        if record["type"] == "summary":
-            found |= record["summary"].get("update", {})
-    return found
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_synthetic_run(tmp_path_factory.mktemp("tracking") / "run", seeds=(0, 1))
@@ -72,26 +54,26 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def records_of(folder: Path, cell: Cell) -> list[dict[str, Any]]:
+def records_of(folder: Path, cell: Cell) -> Records:
     run_id = json.loads((folder / RUNS).read_text())[cell.cell_id]["id"]
     (found,) = (folder / "wandb").glob(f"offline-run-*-{run_id}")
     return inspect(found)
 
 
 @pytest.fixture(scope="module")
-def student(run: Path) -> list[dict[str, Any]]:
+def student(run: Path) -> Records:
     return records_of(run, cell_of(run, vertical="feed", channel="ah"))
 
 
-def test_run_says_what_it_is(student: list[dict[str, Any]]) -> None:
-    header = next(record["run"] for record in student if record["type"] == "run")
-    assert (header["run_group"], header["job_type"], header["project"]) == ("synthetic", "student", "test")
-    assert set(header["tags"]) == {"feed", "ah", "deepfm"}
-    assert header["config"]["update"]["cell"]["vertical"] == "feed"
-    assert header["config"]["update"]["schedule"]["lag"] == 1
+def test_run_says_what_it_is(student: Records) -> None:
+    run = header(student)
+    assert (run["run_group"], run["job_type"], run["project"]) == ("synthetic", "student", "test")
+    assert set(run["tags"]) == {"student:deepfm", "feed", "ah", "deepfm"}
+    assert run["config"]["update"]["cell"]["vertical"] == "feed"
+    assert run["config"]["update"]["schedule"]["lag"] == 1
 
 
-def test_every_curve_is_drawn_over_examples_seen(student: list[dict[str, Any]]) -> None:
+def test_every_curve_is_drawn_over_examples_seen(student: Records) -> None:
     metrics = [record["metric"] for record in student if record["type"] == "metric"]
     assert {"glob_name": "*", "step_metric": "examples_seen"}.items() <= metrics[-1].items()
     days = [point for point in history(student) if "day" in point]
@@ -101,7 +83,7 @@ def test_every_curve_is_drawn_over_examples_seen(student: list[dict[str, Any]]) 
     ]
 
 
-def test_curves_agree_with_the_predictions(run: Path, student: list[dict[str, Any]]) -> None:
+def test_curves_agree_with_the_predictions(run: Path, student: Records) -> None:
     cell = cell_of(run, vertical="feed", channel="ah")
     point = next(point for point in history(student) if point.get("day") == 5)
     aucs, losses, calibrations = [], [], []
@@ -123,7 +105,7 @@ def test_curves_agree_with_the_predictions(run: Path, student: list[dict[str, An
     )
 
 
-def test_speed_of_the_day_trained_before_is_a_curve(student: list[dict[str, Any]]) -> None:
+def test_speed_of_the_day_trained_before_is_a_curve(student: Records) -> None:
     days = {point["day"]: point for point in history(student) if "day" in point}
     assert [days[n]["training/examples_per_s"] for n in (2, 3, 11)] == [
         100.5,
@@ -133,7 +115,7 @@ def test_speed_of_the_day_trained_before_is_a_curve(student: list[dict[str, Any]
     assert [days[n].get("training/mfu") for n in (2, 3)] == [None, pytest.approx(0.02)]
 
 
-def test_summary_equals_results(run: Path, student: list[dict[str, Any]]) -> None:
+def test_summary_equals_results(run: Path, student: Records) -> None:
     cell, results, found = (
         cell_of(run, vertical="feed", channel="ah"),
         read_results(run / "results.json"),
@@ -152,22 +134,78 @@ def test_summary_equals_results(run: Path, student: list[dict[str, Any]]) -> Non
         assert found[f"transfer/tune/{row['vertical']}/{row['task']}/{row['measure']}"] == row["tr"]
 
 
+def table_of(run: Path, run_id: str, name: str) -> list[dict[str, Any]]:
+    """Rows of a table of an offline run."""
+    (path,) = (run / "wandb").glob(f"offline-run-*-{run_id}/files/media/table/{name}_*.json")
+    table = json.loads(path.read_text())
+    return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+
+
 def test_seeds_are_a_table(run: Path) -> None:
     cell = cell_of(run, vertical="feed", channel="ah")
     run_id = json.loads((run / RUNS).read_text())[cell.cell_id]["id"]
-    (path,) = (run / "wandb").glob(f"offline-run-*-{run_id}/files/media/table/*.json")
-    table = json.loads(path.read_text())
-    found = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    found = table_of(run, run_id, "seeds")
     rows = [row for row in read_results(run / "results.json")["rows"] if row["cell_id"] == cell.cell_id]
     assert [(row["seed"], row["task"], row["ne"]) for row in found] == [
         (r["seed"], r["task"], r["ne"]) for r in rows
     ]
 
 
+def test_transfer_is_a_table_with_intervals(run: Path) -> None:
+    cell = cell_of(run, vertical="feed", channel="ah")
+    found = table_of(run, json.loads((run / RUNS).read_text())[cell.cell_id]["id"], "transfer_intervals")
+    rows = read_results(run / "results.json")["transfer"]
+    assert found == [r for r in rows if r["channel"] == "ah" and r["vertical"] in ("feed", "macro")]
+
+
+def test_cost_is_in_the_summary(run: Path, student: Records) -> None:
+    cell, found = cell_of(run, vertical="feed", channel="ah"), summary(student)
+    timing = read_results(run / "results.json")["timing"][cell.cell_id].values()
+    assert found["cost/cpu_seconds"] == pytest.approx(sum(seed["cpu_seconds"] for seed in timing) / 2)
+    assert found["cost/flops_per_example"] == 150_000
+    assert found["cost/parameters"] == 840_000
+
+
 def test_teacher_has_curves_of_every_vertical(run: Path) -> None:
     cell = cell_of(run, role="teacher")
     point = next(point for point in history(records_of(run, cell)) if point.get("day") == 9)
     assert {"feed/click/ne", "reels/click/ne", "stories/conversion/auc"} <= set(point)
+
+
+def test_lineage_leads_from_the_data_over_the_log_to_the_student(tmp_path: Path) -> None:
+    folder = write_synthetic_run(
+        tmp_path / "run", noise={"teacher": 0.2, "none": 0.75, "ah": 0.5}, seeds=(0,)
+    )
+    teacher, student = cell_of(folder, role="teacher"), cell_of(folder, vertical="feed", channel="ah")
+    for cell in (teacher, student):
+        (folder / "checkpoints" / cell.cell_id / "0" / "model.safetensors").write_bytes(b"parameters")
+    day = folder / "teacher_log" / "0" / "lag-1" / "day-0003.json"
+    day.parent.mkdir(parents=True)
+    day.write_text(json.dumps({"checksum": "abc"}))
+    for cell in (teacher, student):
+        tracker_of(folder).finish(cell)
+    data, model, log = "data-simulator", f"model-gem-all-none-{teacher.cell_id}", f"log-gem-{teacher.cell_id}"
+    mine = f"model-deepfm-feed-ah-{student.cell_id}"
+    found = {
+        cell: [(a["name"], a["type"], a.get("use_after_commit", False)) for a in described(folder, cell)]
+        for cell in (teacher, student)
+    }
+    assert found[teacher] == [(data, "dataset", True), (model, "model", False), (log, "teacher_log", False)]
+    assert found[student] == [(data, "dataset", True), (log, "teacher_log", True), (mine, "model", False)]
+    written = {path.stem: json.loads(path.read_text()) for path in (folder / "wandb" / "artifacts").iterdir()}
+    assert {name: content["made_from"] for name, content in written.items()} == {
+        data: [],
+        model: [data],
+        log: [model],
+        mine: [data, log],
+    }
+    assert written[mine]["sha256"] == {"0": hashlib.sha256(b"parameters").hexdigest()}
+    assert written[log]["sha256"] == {"0/lag-1": {"day-0003": "abc"}}
+
+
+def described(folder: Path, cell: Cell) -> list[dict[str, Any]]:
+    """Artifacts of a cell's run, apart from those that hold its tables."""
+    return [a for a in artifacts(records_of(folder, cell)) if a["type"] != "run_table"]
 
 
 def test_floor_has_scores_but_no_curve(tmp_path: Path) -> None:
@@ -208,10 +246,9 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     tracker_of(folder).finish(cell)
     (second,) = set((folder / "wandb").glob("offline-run-*")) - first
     records = inspect(second)
-    header = next(record["run"] for record in records if record["type"] == "run")
     # Not read off the folders' names: W&B numbers those that begin within one second.
-    assert header["run_id"] == json.loads((folder / RUNS).read_text())[cell.cell_id]["id"]
-    assert header["resume"] is True
+    assert header(records)["run_id"] == json.loads((folder / RUNS).read_text())[cell.cell_id]["id"]
+    assert header(records)["resume"] is True
     assert [point["day"] for point in history(records) if "day" in point] == [12, 13, 14]
 
 
