@@ -81,4 +81,8 @@ def _unreadable(path: Path) -> Undo:
     aside = path.with_suffix(".aside")
     path.rename(aside)
     path.symlink_to(UNREADABLE)
-    return lambda: aside.replace(path) and None
+
+    def undo() -> None:
+        aside.replace(path)
+
+    return undo

@@ -1,13 +1,16 @@
 """Train teacher and students of an experiment, score them and write the report.
 
-What the run folder holds already is kept: after an interruption the same command does the rest.
+What the run folder holds already is kept: after an interruption the same command does the rest, a training that was
+under way from its newest checkpoint on. `--resume` only says that there must be something to go on with.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 
+from distill.errors import UserError
 from experiments.cli.common import (
     add_experiment,
     add_final,
@@ -20,8 +23,13 @@ from experiments.cli.common import (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Experiment, `--set`, `--final`, `--on`."""
+    """Experiment, `--set`, `--resume`, `--final`, `--on`."""
     add_experiment(parser)
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with a run, and refuse to begin one: a mistyped folder is no new run then",
+    )
     add_final(parser)
     add_on(parser)
 
@@ -30,6 +38,8 @@ def run(args: argparse.Namespace) -> int:
     """Every step, then what is to be said of the scores, and the report."""
     if under_torchrun() and os.environ["RANK"] != "0":
         return _follow(args)
+    if args.resume:
+        refuse_new(Path(load(args).config.output))
     with training_where(args):
         folder = run_steps(args, ("teacher", "log", "student", "score"))
     from distill.results import read_results
@@ -40,6 +50,19 @@ def run(args: argparse.Namespace) -> int:
         print(line)
     print(f"Report: {write_report(folder)}")
     return 0
+
+
+def refuse_new(folder: Path) -> None:
+    """Refuse a folder in which no run was begun.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not (folder / "config.yaml").is_file():
+        raise UserError(
+            f"--resume: got the output {folder}, which holds no run; allowed: the output of a run that was begun. "
+            "Leave --resume out to begin one."
+        )
 
 
 def _follow(args: argparse.Namespace) -> int:

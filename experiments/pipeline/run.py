@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from distill.cells import Cell
 from distill.config import StudentConfig, TeacherConfig
@@ -196,7 +199,7 @@ def _run(experiment: Experiment, work: list[Job], title: str, progress: Progress
 def _claim(folder: Path, loaded: LoadedConfig) -> None:
     """Make the run folder; one that holds a run of other settings is refused."""
     described = folder / "config.yaml"
-    if described.is_file() and described.read_text() != loaded.to_yaml():
+    if described.is_file() and _settings(described.read_text()) != _settings(loaded.to_yaml()):
         raise UserError(
             f"output: {folder} holds a run with other settings. Name another folder (`--set output=...`) or remove it."
         )
@@ -204,3 +207,16 @@ def _claim(folder: Path, loaded: LoadedConfig) -> None:
         temporary.write_text(loaded.to_yaml())
     with atomic_path(folder / "versions.json") as temporary:
         temporary.write_text(json.dumps(versions(), indent=1) + "\n")
+
+
+def _settings(text: str) -> Any:
+    """Of a resolved config, those that decide what is trained: how often it is saved may change on the way."""
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return (
+        {key: value for key, value in content.items() if key != "checkpoint"}
+        if isinstance(content, dict)
+        else text
+    )

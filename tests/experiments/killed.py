@@ -29,9 +29,9 @@ def _main(step: int, arguments: list[str], log: Path) -> None:
 
     saving, steps = Checkpoints.on_train_batch_end, 0
 
-    def after(self: Checkpoints, *batch: Any) -> None:
+    def after(self: Checkpoints, *batch: Any, **named: Any) -> None:
         nonlocal steps
-        saving(self, *batch)
+        saving(self, *batch, **named)
         steps += 1
         if steps == step:
             os.kill(os.getpid(), signal.SIGKILL)
