@@ -25,9 +25,13 @@ from distill.lean import LeanStrategy, NoProfiler
 from distill.module import DistillModule
 from distill.peak import peak_flops
 from distill.progress import Progress
+from distill.running_ne import RunningNE
 from distill.schedule import DayPlan
 
 Days = Callable[[int, bool], IterableDataset]
+
+NE_SECONDS = 0.5
+"""Between two looks at NE while a day is trained on."""
 
 
 class DayData(L.LightningDataModule):
@@ -189,6 +193,7 @@ class DayCallback(L.Callback):
         total = None if rows is None else rows - done
         self._bar = self._open.enter_context(self.progress.task(title, total=total, unit="examples"))
         self._begun, self._watch = begun, _Stopwatch(begun.spent)
+        self._ne, self._next_ne = RunningNE(), time.monotonic() + NE_SECONDS
         self._counted = module.examples
 
     def on_train_batch_start(
@@ -209,7 +214,8 @@ class DayCallback(L.Callback):
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         assert isinstance(module, DistillModule)
-        self._bar.advance(module.examples - self._counted)
+        self._ne.add(batch.labels[:, module.task_index], batch.label_mask[:, module.task_index])
+        self._bar.advance(module.examples - self._counted, **self._shown(module))
         self._counted = module.examples
         self._batches += 1
         if trainer.is_last_batch:  # the end of the epoch would be too late: validation runs inside it
@@ -222,6 +228,19 @@ class DayCallback(L.Callback):
     def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
         self._open.__exit__(type(exception), exception, exception.__traceback__)
 
+    def _shown(self, module: DistillModule) -> dict[str, float]:
+        """What the bar is to show beside the count, now and then: reading it off the sums takes time."""
+        now = time.monotonic()
+        if now < self._next_ne:
+            return {}
+        self._next_ne = now + NE_SECONDS
+        return self._ne_of(module.means())
+
+    def _ne_of(self, means: dict[str, float]) -> dict[str, float]:
+        """NE of the day so far; empty where no label loss was counted, or all labels are alike."""
+        ne = self._ne.of(means["loss_labels"]) if "loss_labels" in means else None
+        return {} if ne is None else {"NE": ne}
+
     def _end(self, day: int, module: DistillModule) -> None:
         assert self._begun is not None and self._flops is not None
         wall, cpu = self._watch.read()
@@ -229,9 +248,10 @@ class DayCallback(L.Callback):
         flops = module.flops_per_example(self._flops)
         peak = peak_flops(module.device, module.compute.precision)
         mfu = None if peak is None else rate * flops / (peak * processes())
-        self._bar.advance(0, MFU="peak not known" if mfu is None else f"{100 * mfu:.1f} %")
-        self._open.close()
         means = module.take_means()
+        shown = {"MFU": "peak not known" if mfu is None else f"{100 * mfu:.1f} %"}
+        self._bar.advance(0, **self._ne_of(means), **shown)
+        self._open.close()
         self.reports.append(DayReport(day, module.examples, means, wall, cpu, rate, flops, mfu))
         self._begun = None
         self.after_day(day)

@@ -209,12 +209,14 @@ def test_without_a_known_peak_there_is_no_mfu(data: DataSet, monkeypatch: pytest
     assert reports[0].mfu is None and reports[0].flops_per_example > 0
 
 
-def test_the_last_line_of_a_day_tells_mfu(data: DataSet) -> None:
+def test_the_last_line_of_a_day_tells_ne_and_mfu(data: DataSet) -> None:
     lines = io.StringIO()
     module = DistillModule(Tiny(data.schema), {}, OptimizerConfig(), Memory())
     callback = DayCallback(one_by_one(2), PlainProgress(lines), {1: 10}, "tiny")
     fit(module, DayData(days_of(data), one_by_one(2)), callback)
-    assert re.fullmatch(r"tiny day 1: 10 examples in .* examples/s\), MFU \d+\.\d %\n", lines.getvalue())
+    assert re.fullmatch(
+        r"tiny day 1: 10 examples in .* examples/s\), NE \d\.\d+, MFU \d+\.\d %\n", lines.getvalue()
+    )
 
 
 def fit_and_break(data: DataSet, error: BaseException) -> str:
