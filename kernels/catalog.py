@@ -75,16 +75,18 @@ def kernels() -> list[Kernel]:
 def _embedding_path() -> tuple[str, str]:
     if find_spec("torchrec") is None or find_spec("fbgemm_gpu") is None:
         return "unavailable", "torchrec or fbgemm-gpu is not installed"
-    build = _version("fbgemm-gpu-cpu")
-    if build is not None:
-        return (
-            "fbgemm-cpu",
-            f"fbgemm-gpu-cpu {build} is installed; it has no CUDA operators, device='cuda' is refused",
-        )
-    return (
-        "fbgemm-cpu",
-        f"fbgemm-gpu {_version('fbgemm-gpu')} is installed; tables on a GPU with device='cuda'",
-    )
+    cpu_build, on_cpu = _version("fbgemm-gpu-cpu"), "tables on the CPU: fbgemm"
+    if cpu_build is None:
+        build = f"fbgemm-gpu {_version('fbgemm-gpu')} is installed"
+        if _has_gpu():
+            return "fbgemm-cuda", f"{build}, for device='cuda'; {on_cpu}"
+        return "fbgemm-cpu", f"{build}; no GPU here, where it would serve device='cuda'"
+    build = f"fbgemm-gpu-cpu {cpu_build} is installed; it has no CUDA operators"
+    if find_spec("triton") is None:
+        return "fbgemm-cpu", f"{build}, triton is not installed, device='cuda' is refused"
+    if _has_gpu():
+        return "triton", f"{build}: Triton kernels stand in for device='cuda' in one process; {on_cpu}"
+    return "fbgemm-cpu", f"{build}; no GPU here, where Triton kernels would stand in for device='cuda'"
 
 
 def _dense_path(on_cpu: str, on_gpu: str | None) -> tuple[str, str]:

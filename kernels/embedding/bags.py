@@ -12,6 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
+from kernels.embedding.substitute import complete_cumsum, in_order, is_substituted, permuted
+
 KEYS = ("even", "odd")
 
 
@@ -57,7 +59,8 @@ class Layout:
             if missing:
                 raise ValueError(f"sparse: got the features {', '.join(keys)}; missing: {', '.join(missing)}")
             self._orders[keys] = [keys.index(feature) for feature in self.ranges]
-        return sparse.permute(self._orders[keys])
+        order = self._orders[keys]
+        return in_order(sparse, order) if is_substituted(self.sizes.device) else sparse.permute(order)
 
 
 def gather_bags(
@@ -97,6 +100,9 @@ def gather_bags(
         per_owner = torch.cat([per_owner, per_owner.new_tensor([events])])
     rows = rows_in_table(layout, ids, per_owner)
     order, lengths = _deal(lengths, len(layout.ranges), batch, events, total)
+    if is_substituted(rows.device):
+        lengths, rows = permuted(order, lengths, rows)
+        return _dealt(rows, complete_cumsum(lengths)), batch, events
     lengths, rows, _ = torch.ops.fbgemm.permute_1D_sparse_data(order, lengths, rows, None, rows.numel())
     return _dealt(rows, torch.ops.fbgemm.asynchronous_complete_cumsum(lengths)), batch, events
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fbgemm_gpu
 import torch
 import torch.distributed as dist
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen
 from torch import Tensor
-from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.sharding_plan import construct_module_sharding_plan, row_wise, table_wise
@@ -20,18 +19,50 @@ from kernels.embedding.process_group import ensure_process_group
 TABLE = "rows"
 
 
-def require_fused_kernels(device: torch.device) -> None:
-    """Refuse a device for which the installed fbgemm has no fused tables.
+class ShardedTable:
+    """fbgemm's fused table behind torchrec's DistributedModelParallel.
 
-    Raises:
-        RuntimeError: a CUDA device and fbgemm's CPU build.
+    No `nn.Module`: as a part of one it would hand the table to every dense optimiser.
+
+    Args:
+        rows, dim, keys, learning_rate, eps, device: as of `shard`.
     """
-    if device.type == "cuda" and fbgemm_gpu.__variant__ == "cpu":
-        raise RuntimeError(
-            "device: got 'cuda', allowed: 'cpu', because the installed fbgemm-gpu is its CPU build: on a GPU "
-            "these tables could neither be looked up nor trained. Keep them on the CPU (device='cpu'), or "
-            "install the CUDA build of fbgemm-gpu and start again"
-        )
+
+    def __init__(
+        self,
+        rows: int,
+        dim: int,
+        keys: tuple[str, ...],
+        learning_rate: float,
+        eps: float,
+        device: torch.device,
+    ):
+        self.rows, self.keys = rows, keys
+        self.model = shard(rows, dim, keys, learning_rate, eps, device)
+        self._whole = whole_table(self.model)
+
+    def look_up(self, ids: KeyedJaggedTensor) -> Tensor:
+        """Rows of the bags, the first key's beside the second's, [N / 2, 2 * D]."""
+        if self._whole is not None:
+            return self._whole(ids.values(), ids.offsets())
+        found = self.model(ids)
+        assert tuple(found.keys()) == self.keys, f"torchrec returned the keys {found.keys()}"
+        return found.values()
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """From the next backward pass on."""
+        optimizer = self.model.fused_optimizer
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+        optimizer.step()  # hands the rate over to fbgemm; rows are updated in the backward pass only
+
+    def local(self) -> tuple[int, Tensor, Tensor]:
+        """As `local_state`."""
+        return local_state(self.model)
+
+    def whole(self) -> tuple[Tensor, Tensor]:
+        """As `all_rows`."""
+        return all_rows(self.model, self.rows)
 
 
 def shard(
@@ -53,7 +84,6 @@ def shard(
     Returns:
         The wrapped collection; its rows hold nothing useful yet.
     """
-    require_fused_kernels(device)
     group = ensure_process_group()
     table = EmbeddingBagConfig(name=TABLE, num_embeddings=rows, embedding_dim=dim, feature_names=list(keys))
     collection = EmbeddingBagCollection(tables=[table], device=torch.device("meta"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -20,13 +21,41 @@ def test_every_folder_of_kernels_is_listed_once() -> None:
 
 def test_every_entry_says_what_path_and_why_in_one_line() -> None:
     for kernel in catalog.kernels():
-        assert kernel.path in {"fbgemm-cpu", "cpu-fast", "triton"}
+        assert kernel.path in {"fbgemm-cpu", "fbgemm-cuda", "cpu-fast", "triton"}
         assert kernel.summary and kernel.why and "\n" not in kernel.summary + kernel.why
 
 
 def test_the_cpu_build_of_fbgemm_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog, "version", lambda name: {"fbgemm-gpu-cpu": "1.2.3"}[name])
     assert "fbgemm-gpu-cpu 1.2.3 is installed" in catalog.kernels()[0].why
+
+
+@pytest.mark.parametrize(
+    ("build", "gpu", "triton", "path", "why"),
+    [
+        ("fbgemm-gpu-cpu", False, True, "fbgemm-cpu", "Triton kernels would stand in for device='cuda'"),
+        ("fbgemm-gpu-cpu", True, True, "triton", "Triton kernels stand in for device='cuda' in one process"),
+        ("fbgemm-gpu-cpu", True, False, "fbgemm-cpu", "triton is not installed, device='cuda' is refused"),
+        ("fbgemm-gpu", True, True, "fbgemm-cuda", "for device='cuda'; tables on the CPU: fbgemm"),
+        ("fbgemm-gpu", False, True, "fbgemm-cpu", "no GPU here, where it would serve device='cuda'"),
+    ],
+)
+def test_the_path_of_tables_follows_from_fbgemms_build_the_gpu_and_triton(
+    build: str, gpu: bool, triton: bool, path: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        if name != build:
+            raise PackageNotFoundError(name)
+        return "1.2.3"
+
+    monkeypatch.setattr(catalog, "version", version)
+    monkeypatch.setattr(catalog, "_has_gpu", lambda: gpu)
+    monkeypatch.setattr(
+        catalog, "find_spec", lambda name: None if name == "triton" and not triton else object()
+    )
+    tables = catalog.kernels()[0]
+    assert (tables.name, tables.path) == ("embedding", path)
+    assert why in tables.why and f"{build} 1.2.3 is installed" in tables.why
 
 
 def test_what_is_not_installed_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:

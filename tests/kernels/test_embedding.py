@@ -18,7 +18,6 @@ from torch.nn.functional import embedding, embedding_bag
 from torchrec import KeyedJaggedTensor
 
 from kernels.embedding import EmbeddingTables, dense_parameters, ensure_process_group
-from kernels.embedding.sharding import require_fused_kernels
 
 SIZES = {"user": 50, "item": 30, "tags": 7}
 DIM = 8
@@ -331,12 +330,6 @@ def test_loading_another_shape_is_refused_and_changes_nothing() -> None:
     with pytest.raises(ValueError, match=r"'tags.weight' has shape \(8, 8\), allowed: \(7, 8\)"):
         tables.load(state)
     assert torch.equal(tables.export()["user.weight"], before["user.weight"])
-
-
-def test_cuda_without_fbgemms_cuda_build_names_the_consequence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fbgemm_gpu.__variant__", "cpu")
-    with pytest.raises(RuntimeError, match="neither be looked up nor trained"):
-        require_fused_kernels(torch.device("cuda"))
 
 
 def test_the_process_group_is_made_once_and_is_this_process_alone() -> None:
