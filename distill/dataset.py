@@ -5,7 +5,7 @@ Shape letters: R rows of a day, D domains, K tasks.
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from distill.rows import UNKNOWN, Rows, check_columns, columns_for, decode, matu
 from distill.schema import FeatureSchema
 from distill.sources.fingerprint import fingerprint
 from distill.sources.writer import CONTENT, MANIFEST, day_folder
+from distill.strict_json import read_mapping, typed
 from distill.structured import build
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class DataSet:
         folder = Path(folder)
         manifest = _manifest(folder)
         schema = FeatureSchema.load(folder / "schema.yaml")
-        rows = {int(day): int(n) for day, n in manifest["rows_per_day"].items()}
+        rows = {int(day): n for day, n in manifest["rows_per_day"].items()}
         data = cls(folder, schema, manifest["source"], manifest["fingerprint"], rows)
         if not schema.n_days or not sum(rows.values()):
             raise DataError(f"{folder}: the data set is empty. Remove it and prepare it again.")
@@ -195,21 +196,30 @@ def prepare(data: DataConfig, progress: Progress) -> DataSet:
     return found
 
 
+@dataclass
+class _Manifest:
+    """What the manifest of a complete data set holds."""
+
+    source: str
+    fingerprint: str
+    rows: int
+    rows_per_day: dict[str, int]
+    complete: bool
+
+
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise DataError(
             f"{folder}: no {MANIFEST}, so it holds no complete data set. Prepare it with `distill run`."
         )
-    try:
-        manifest = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}: is not JSON ({error}). Remove the data set, and it is made anew."
-        ) from error
+    advice = "Remove the data set, and it is made anew."
+    manifest = read_mapping(path, DataError, advice)
     missing = [key for key in ("source", "fingerprint", "rows_per_day", "complete") if not manifest.get(key)]
     if missing:
-        raise DataError(
-            f"{path}: {', '.join(missing)} missing or empty. Remove the data set, and it is made anew."
-        )
+        raise DataError(f"{path}: {', '.join(missing)} missing or empty. {advice}")
+    manifest = typed(manifest, _Manifest, path, DataError, advice)
+    other = [day for day in manifest["rows_per_day"] if not re.fullmatch("[0-9]{1,6}", day)]
+    if other:
+        raise DataError(f"{path}: rows_per_day: got {other[0]!r:.40}, allowed: numbers of days. {advice}")
     return manifest

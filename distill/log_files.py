@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from distill.checkpoint import file_hash
 from distill.errors import LogError
 from distill.files import atomic_path
+from distill.strict_json import read_mapping, typed
 
 COLUMN = "representation"
 """The column beside the logits, one value of fixed size an example."""
@@ -106,25 +107,36 @@ def read_manifest(path: Path) -> LogManifest:
         raise LogError(
             f"teacher log: no {path.name} with its manifest in {path.parent}. Write it (`distill log`)."
         )
-    try:
-        facts = json.loads(manifest.read_text())
-        if "representation" in facts:
-            facts["representation"] = RepresentationFacts(**facts["representation"])
-        return LogManifest(**facts)
-    except (TypeError, json.JSONDecodeError) as error:
-        raise LogError(f"teacher log: {manifest} is no manifest: {error}") from error
+    facts = typed(read_mapping(manifest, LogError, _ADVICE), LogManifest, manifest, LogError, _ADVICE)
+    if facts.get("representation") is not None:
+        facts["representation"] = RepresentationFacts(**facts["representation"])
+    return LogManifest(**facts)
 
 
 def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
     """Some columns of a day.
 
     Raises:
-        LogError: the file is damaged, or has no such column.
+        LogError: the file is damaged, or has no such column of its type without nulls.
     """
     try:
-        return pq.read_table(path, columns=list(columns))
-    except (pa.ArrowInvalid, OSError) as error:
+        table = pq.read_table(path, columns=list(columns))
+    except (pa.ArrowException, OSError) as error:
         raise LogError(f"teacher log {path}: not readable Parquet: {error}") from error
+    for name in columns:
+        if table.schema.get_field_index(name) < 0:
+            raise LogError(f"teacher log {path}: column {name} is missing. {_ADVICE}")
+        _refuse_other_values(name, table.column(name), path)
+    return table
+
+
+def _refuse_other_values(name: str, column: pa.ChunkedArray, path: Path) -> None:
+    allowed = {"example_id": "int64", COLUMN: "fixed_size_binary"}.get(name, "float")
+    if not str(column.type).startswith(allowed) or column.null_count:
+        raise LogError(
+            f"teacher log {path}: column {name}: got {column.type} with {column.null_count} nulls, allowed: {allowed} "
+            f"without any. {_ADVICE}"
+        )
 
 
 def refuse_changed(path: Path, manifest: LogManifest) -> None:
@@ -145,6 +157,9 @@ def day_is_logged(folder: Path, day: int, checkpoint: str, data_fingerprint: str
     manifest = read_manifest(path)
     same = manifest.checkpoint == checkpoint and manifest.data_fingerprint == data_fingerprint
     return same and file_hash(path) == manifest.checksum
+
+
+_ADVICE = "Write the log again (`distill log`)."
 
 
 def _known(facts: dict) -> dict:

@@ -133,9 +133,18 @@ def from_table(table: pa.Table, manifest: LogManifest, path: Path) -> Representa
         path: the day's file, for messages.
     """
     facts = facts_of(manifest, path)
-    centroids = None if facts.centroids is None else np.array(facts.centroids, np.float32)
-    codec = make_codec(facts.codec, facts.dim, centroids)
-    codes = _bytes_of(table.column(COLUMN), codec.size)
+    try:
+        centroids = None if facts.centroids is None else np.array(facts.centroids, np.float32)
+        codec = make_codec(facts.codec, facts.dim, centroids)
+    except ValueError as error:  # rows of different lengths, or what the codec says of them
+        raise LogError(f"teacher log {path}: {COLUMN}: {error}") from error
+    column = table.column(COLUMN)
+    if column.type != pa.binary(codec.size):
+        raise LogError(
+            f"teacher log {path}: column {COLUMN}: got {column.type}, allowed: {codec.size} bytes of the codec "
+            f"{facts.codec}. Write the log again (`distill log`)."
+        )
+    codes = _bytes_of(column, codec.size)
     return Representations(table.column("example_id").to_numpy(), codes, codec, manifest)
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import yaml
 
-from distill.errors import DataError, nearest
+from distill.errors import ConfigErrors, DataError, nearest
+from distill.strict_yaml import read
 
 GROUPS = ("user", "item", "context")
 ID_COLUMNS = ("example_id", "user_id", "timestamp", "domain")
@@ -155,31 +156,32 @@ class FeatureSchema:
         if not path.is_file():
             raise DataError(f"schema: no file {path}. A data set needs a schema.yaml beside its days.")
         try:
-            content = yaml.safe_load(path.read_text())
-        except yaml.YAMLError as error:
-            raise DataError(f"schema: {path} is not readable YAML: {error}") from error
+            content = read(path).content
+        except ConfigErrors as error:
+            raise DataError(f"schema: {error}") from error
         return cls.from_mapping(content, source=str(path))
 
     @classmethod
     def from_mapping(cls, content: Any, source: str = "schema") -> FeatureSchema:
         """Build from the plain form that `save` writes (see README, "bring your data")."""
         content = _mapping(content, source, "the schema", _TOP_KEYS, required=_TOP_KEYS[:4])
-        domains = tuple(str(d) for d in content["domains"])
+        domains = _names(content["domains"], source, "domains")
         sparse = {n: _sparse(n, v, source) for n, v in _named(content["sparse"], source, "sparse").items()}
         tasks = {n: _task(n, v, source) for n, v in _named(content["tasks"], source, "tasks").items()}
         days = tuple(
-            DayInfo(**_mapping(d, source, "days", ("date", "end_ms"))) for d in content.get("days") or ()
+            _day(place, day, source)
+            for place, day in enumerate(_list(content.get("days") or [], source, "days"))
         )
         history = _mapping(content.get("history") or {}, source, "history", ("item",))
         modalities = _named(content["content"], source, "content") if content.get("content") else {}
         return cls(
             name=str(content["name"]),
             domains=domains,
-            verticals=tuple(str(v) for v in content.get("verticals") or domains),
+            verticals=_names(content.get("verticals") or list(domains), source, "verticals"),
             days=days,
             tasks=tasks,
             sparse=sparse,
-            dense=tuple(content.get("dense") or ()),
+            dense=_names(content.get("dense") or [], source, "dense"),
             item_feature=str(history.get("item", "item_id")),
             content={name: _content(name, value, source) for name, value in modalities.items()},
             source=source,
@@ -191,6 +193,33 @@ _TOP_KEYS = ("name", "domains", "tasks", "sparse", "verticals", "dense", "histor
 
 def _without_name(feature: SparseFeature) -> dict[str, Any]:
     return {"size": feature.size, "group": feature.group, "multi": feature.multi}
+
+
+def _list(value: Any, source: str, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise DataError(f"{source}: {where}: got {value!r}, allowed: a list")
+    return value
+
+
+def _names(value: Any, source: str, where: str) -> tuple[str, ...]:
+    for name in _list(value, source, where):
+        if not isinstance(name, str | int) or isinstance(name, bool):
+            raise DataError(f"{source}: {where}: got {name!r}, allowed: names")
+    return tuple(str(name) for name in value)
+
+
+def _day(place: int, value: Any, source: str) -> DayInfo:
+    keys = ("date", "end_ms")
+    day = _mapping(value, source, f"days[{place}]", keys, required=keys)
+    if not isinstance(day["date"], str) or not _is_count(day["end_ms"]):
+        raise DataError(
+            f"{source}: days[{place}]: got {day}, allowed: a date as text and end_ms, milliseconds >= 0"
+        )
+    return DayInfo(**day)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 
 def _named(value: Any, source: str, where: str) -> dict[str, Any]:
@@ -234,16 +263,20 @@ def _content(name: str, value: Any, source: str) -> Content:
 def _check(schema: FeatureSchema) -> None:
     where = schema.source or schema.name
     for feature in schema.sparse.values():
-        if not isinstance(feature.size, int) or isinstance(feature.size, bool) or feature.size < 1:
+        if not _is_count(feature.size) or feature.size < 1:
             raise DataError(
                 f"{where}: sparse.{feature.name}.size: got {feature.size!r}, allowed: an integer >= 1"
+            )
+        if not isinstance(feature.multi, bool):
+            raise DataError(
+                f"{where}: sparse.{feature.name}.multi: got {feature.multi!r}, allowed: true or false"
             )
         if feature.group not in GROUPS:
             raise DataError(
                 f"{where}: sparse.{feature.name}.group: got '{feature.group}', allowed: {', '.join(GROUPS)}"
             )
     for task in schema.tasks.values():
-        if not isinstance(task.window_ms, int) or task.window_ms < 0:
+        if not _is_count(task.window_ms):
             raise DataError(
                 f"{where}: tasks.{task.name}.window_ms: got {task.window_ms!r}, allowed: milliseconds >= 0"
             )
@@ -275,7 +308,7 @@ def _check_content(schema: FeatureSchema, where: str) -> None:
             raise DataError(
                 f"{where}: content: got '{name}', which is a feature already; give it another name"
             )
-        if not isinstance(content.width, int) or isinstance(content.width, bool) or content.width < 1:
+        if not _is_count(content.width) or content.width < 1:
             raise DataError(f"{where}: content.{name}.width: got {content.width!r}, allowed: an integer >= 1")
     if schema.content and schema.sparse[schema.item_feature].multi:
         raise DataError(

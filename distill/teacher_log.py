@@ -181,7 +181,7 @@ class TeacherLog:
             return
         path = day_file(self.folder, day)
         manifest = read_manifest(path)
-        self._check(manifest, path)
+        self._check(manifest, path, day)
         columns = ["example_id", *(f"logit_{task}" for task in manifest.tasks)]
         table = read_columns(path, columns if self._facts is None else [*columns, COLUMN])
         ids = table.column("example_id").to_numpy()
@@ -193,6 +193,7 @@ class TeacherLog:
         logits = np.zeros((ids.size, len(self.tasks)), np.float32)
         for task in manifest.tasks:
             logits[:, self.tasks.index(task)] = table.column(f"logit_{task}").to_numpy()
+            _refuse_non_finite(f"logit_{task}", logits[:, [self.tasks.index(task)]], ids, day)
         if self._facts is not None:
             self._stored = from_table(table, manifest, path)
         self._day, self._ids, self._logits = day, ids, torch.from_numpy(logits)
@@ -208,13 +209,19 @@ class TeacherLog:
         path = day_file(self.folder, logged[0])
         return facts_of(read_manifest(path), path, taps)
 
-    def _check(self, manifest: LogManifest, path: Path) -> None:
+    def _check(self, manifest: LogManifest, path: Path, day: int) -> None:
         if manifest.data_fingerprint != self.data_fingerprint:
             raise LogError(
                 f"teacher log {path}: data_fingerprint: got {manifest.data_fingerprint[:12]}, allowed: "
                 f"{self.data_fingerprint[:12]}, this data set's. Write the log of this data set (`distill log`)."
             )
-        expected = self.snapshots[manifest.day]
+        foreign = [task for task in manifest.tasks if task not in self.tasks]
+        if foreign or manifest.day != day:
+            got = f"task '{foreign[0]}'" if foreign else f"day {manifest.day}"
+            raise LogError(
+                f"teacher log {path}: the manifest is of {got}, allowed: day {day} of this data set's tasks"
+            )
+        expected = self.snapshots[day]
         if manifest.trained_through != expected:
             raise LogError(
                 f"teacher log {path}: trained_through: got day {manifest.trained_through}, allowed: day {expected} "
