@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 LINE_SECONDS = 5.0
 """Time between two plain lines of one task."""
 
+PASSING = 12
+"""Plain lines of tasks beside another one are rarer by this factor: there may be as many as processors."""
+
 
 class Task(Protocol):
     """One piece of work under way."""
@@ -130,12 +133,17 @@ class PlainProgress:
         stream: where to write.
         seconds: time between two lines of a task.
         clock: seconds; tests give their own.
+        lasting: whether a task leaves a line when it ends.
     """
 
     def __init__(
-        self, stream: TextIO, seconds: float = LINE_SECONDS, clock: Callable[[], float] = time.monotonic
+        self,
+        stream: TextIO,
+        seconds: float = LINE_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+        lasting: bool = True,
     ):
-        self._stream, self._seconds, self._clock = stream, seconds, clock
+        self._stream, self._seconds, self._clock, self._lasting = stream, seconds, clock, lasting
 
     @contextmanager
     def task(self, title: str, total: int | None = None, unit: str = "") -> Iterator[Task]:
@@ -145,7 +153,12 @@ class PlainProgress:
             yield _PlainTask(count, self._write, self._seconds)
             complete = True
         finally:
-            self._write(count.summary(complete))
+            if self._lasting:
+                self._write(count.summary(complete))
+
+    def passing(self) -> PlainProgress:
+        """The same for tasks that leave no line; they say less often how far they are."""
+        return PlainProgress(self._stream, PASSING * self._seconds, self._clock, lasting=False)
 
     def _write(self, line: str) -> None:
         print(line, file=self._stream, flush=True)
@@ -176,8 +189,15 @@ class BarProgress:
         self._bars: RichBars | None = None
         self._open = 0
 
+    def task(self, title: str, total: int | None = None, unit: str = "") -> AbstractContextManager[Task]:
+        return self._task(title, total, unit, lasting=True)
+
+    def passing(self) -> Progress:
+        """The same display for tasks that leave no line."""
+        return _PassingBars(self)
+
     @contextmanager
-    def task(self, title: str, total: int | None = None, unit: str = "") -> Iterator[Task]:
+    def _task(self, title: str, total: int | None, unit: str, lasting: bool) -> Iterator[Task]:
         bars = self._enter()
         count = Count(title, total, unit, self._clock)
         row = bars.add_task(title, total=total, pace="")
@@ -187,7 +207,8 @@ class BarProgress:
             complete = True
         finally:
             bars.remove_task(row)
-            bars.console.print(count.summary(complete), highlight=False, markup=False)
+            if lasting:
+                bars.console.print(count.summary(complete), highlight=False, markup=False)
             self._leave(bars)
 
     def _enter(self) -> RichBars:
@@ -203,6 +224,16 @@ class BarProgress:
         if self._open == 0:
             bars.stop()
             self._bars = None
+
+
+class _PassingBars:
+    """Bars that leave no line, on the display of others."""
+
+    def __init__(self, bars: BarProgress):
+        self._bars = bars
+
+    def task(self, title: str, total: int | None = None, unit: str = "") -> AbstractContextManager[Task]:
+        return self._bars._task(title, total, unit, lasting=False)
 
 
 class _BarTask:
@@ -233,6 +264,11 @@ def progress_on(stream: TextIO | None = None) -> Progress:
     """
     stream = sys.stderr if stream is None else stream
     return BarProgress(stream) if stream.isatty() else PlainProgress(stream)
+
+
+def passing(progress: Progress) -> Progress:
+    """Where `progress` is shown, for tasks that come and go beside a lasting one: they leave no line when they end."""
+    return progress.passing() if isinstance(progress, PlainProgress | BarProgress) else NoProgress()
 
 
 def _text(value: Any) -> str:

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from multiprocessing import forkserver
-from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
 
 from distill.progress import Progress, Task
+from experiments.pipeline.board import Board, BoardRows, SlotProgress
 
 _POLL_SECONDS = 0.25
 _GRACE_SECONDS = 10
@@ -87,10 +87,12 @@ def run_in_pool(jobs: Sequence[Job], title: str, workers: int, progress: Progres
     """As `run_in_processes`, but never in this process."""
     context = multiprocessing.get_context("forkserver")
     _start_server()
-    counter = context.Value("q", 0)
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _start, (counter,))
-    with progress.task(title, total=sum(job.examples for job in jobs), unit="examples") as bar, _ending(pool):
-        _hand_out(jobs, pool, workers, counter, bar)
+    processes = min(workers, len(jobs))
+    board = Board(context, processes)
+    pool = ProcessPoolExecutor(processes, context, _start, (board,))
+    total = sum(job.examples for job in jobs)
+    with progress.task(title, total, "examples") as bar, BoardRows(board, progress) as rows, _ending(pool):
+        _hand_out(jobs, pool, processes, board, bar, rows)
 
 
 _runner: ContextVar[Runner] = ContextVar("runner", default=run_in_processes)
@@ -134,7 +136,12 @@ def _ending(pool: ProcessPoolExecutor) -> Iterator[None]:
 
 
 def _hand_out(
-    jobs: Sequence[Job], pool: ProcessPoolExecutor, workers: int, counter: Synchronized, bar: Task
+    jobs: Sequence[Job],
+    pool: ProcessPoolExecutor,
+    workers: int,
+    board: Board,
+    bar: Task,
+    rows: BoardRows,
 ) -> None:
     """Keep every process busy. A job is handed out when a process is free for it, so that none waits in the pool, where
     an error would not cancel it."""
@@ -145,7 +152,8 @@ def _hand_out(
         done, pending = wait(pending, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
         for future in done:
             future.result()
-        now = counter.value
+        rows.look()
+        now = board.counted
         bar.advance(now - shown, jobs=f"{len(jobs) - len(waiting) - len(pending)}/{len(jobs)}")
         shown = now
 
@@ -153,13 +161,13 @@ def _hand_out(
 class _Worker:
     """State of a process of the pool."""
 
-    counter: Synchronized
+    progress: SlotProgress
     busy = False
     stopped = False
 
 
-def _start(counter: Synchronized) -> None:
-    _Worker.counter = counter
+def _start(board: Board) -> None:
+    _Worker.progress = board.take()
     signal.signal(signal.SIGTERM, _stop)
     threading.Thread(target=_follow_parent, daemon=True).start()
 
@@ -187,18 +195,6 @@ def _call(job: Job) -> None:
     _Worker.busy = True
     try:
         if not _Worker.stopped:
-            job.function(*job.arguments, progress=_Counting())
+            job.function(*job.arguments, progress=_Worker.progress)
     finally:
         _Worker.busy = False
-
-
-class _Counting:
-    """Progress of a worker: adds to the shared counter, shows nothing."""
-
-    @contextmanager
-    def task(self, title: str, total: int | None = None, unit: str = "") -> Iterator[_Counting]:
-        yield self
-
-    def advance(self, amount: int, **shown: object) -> None:
-        with _Worker.counter.get_lock():
-            _Worker.counter.value += amount

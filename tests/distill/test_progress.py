@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from distill.progress import BarProgress, NoProgress, PlainProgress, duration, progress_on
+from distill.progress import BarProgress, NoProgress, PlainProgress, duration, passing, progress_on
 
 
 class Clock:
@@ -97,6 +97,39 @@ def test_nested_bars_leave_one_line_each() -> None:
     assert any(line.startswith("student 1: 10 examples in ") and line.endswith("loss 0.5") for line in lines)
     assert any(line.startswith("students [3]: 2 jobs in ") for line in lines)
     assert any(line.startswith("scores: ") for line in lines)
+
+
+def test_passing_tasks_say_how_far_they_are_and_leave_no_line() -> None:
+    stream, clock = io.StringIO(), Clock()
+    progress = PlainProgress(stream, seconds=5, clock=clock)
+    with passing(progress).task("deepfm feed ah day 3", total=2000, unit="examples") as bar:
+        for _ in range(8):
+            clock.now += 10
+            bar.advance(100, NE=0.95)
+    with passing(progress).task("short", total=10, unit="examples") as bar:
+        bar.advance(10)
+    assert stream.getvalue().splitlines() == [
+        "deepfm feed ah day 3: 600 of 2,000 examples (30 %), 10 examples/s, 2 min 20 s left, NE 0.95"
+    ]
+
+
+def test_passing_bars_are_on_the_display_and_leave_no_line() -> None:
+    terminal = Terminal()
+    progress = BarProgress(terminal)
+    with progress.task("students", total=2, unit="jobs") as outer:
+        with passing(progress).task("one", 10, "examples"), passing(progress).task("two", 10, "examples"):
+            assert progress._bars is not None
+            assert [row.description for row in progress._bars.tasks] == ["students", "one", "two"]
+        outer.advance(2)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+    lasting = [line.strip("\r") for line in text.splitlines() if " in " in line]
+    assert len(lasting) == 1 and lasting[0].startswith("students: 2 jobs in ")
+
+
+def test_passing_through_nothing_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with passing(NoProgress()).task("anything", 3, "rows") as bar:
+        bar.advance(2)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_the_stream_decides() -> None:

@@ -38,6 +38,24 @@ def test_every_job_runs_and_is_counted(tmp_path: Path, workers: int) -> None:
         assert last.startswith("students: 50 examples in") and last.endswith("jobs 5/5")
 
 
+def test_several_jobs_are_shown_at_once(tmp_path: Path) -> None:
+    """Each with what it has done and its NE; the jobs end when both have been seen."""
+
+    class Watched(io.StringIO):
+        def write(self, text: str) -> int:
+            written = super().write(text)
+            if all(f"student {name}: 10 of 40 examples" in self.getvalue() for name in "ab"):
+                (tmp_path / "end").touch()
+            return written
+
+    lines = Watched()
+    jobs = [Job(pool_jobs.train, (tmp_path, name), 40) for name in "ab"]
+    run_jobs(jobs, "students", 2, PlainProgress(lines, seconds=0.02))
+    shown = [line for line in lines.getvalue().splitlines() if line.startswith("student ")]
+    assert all("(25 %)" in line and line.endswith("NE 0.5") for line in shown)
+    assert lines.getvalue().splitlines()[-1].startswith("students: 20 examples in")
+
+
 def test_one_job_runs_here(tmp_path: Path) -> None:
     lines = io.StringIO()
     run_jobs([Job(pool_jobs.write, (tmp_path / "a", 10), 10)], "students", 2, PlainProgress(lines))
