@@ -109,7 +109,7 @@ def command(arguments: list[str], log: Path, largest_file: int | None = None) ->
 def put_back(stage: Path, folder: Path) -> None:
     """Make `folder` what `stage` is, times of the files included."""
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(stage, folder)
+    shutil.copytree(stage, folder, symlinks=True)
 
 
 def content(folder: Path) -> dict[str, str]:
