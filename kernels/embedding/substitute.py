@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import warnings
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
 from kernels.embedding.process_group import ensure_process_group
+from kernels.triton_path import check_gpu, on_device_of
 
 
 def is_substituted(device: torch.device) -> bool:
@@ -37,7 +37,8 @@ class SubstituteTable:
         mean: bags give the mean of their rows, not the sum.
 
     Raises:
-        RuntimeError: triton is not installed, or there are several processes.
+        RuntimeError: there are several processes, or triton is not installed.
+        ValueError: a GPU older than an A100.
     """
 
     def __init__(
@@ -50,7 +51,9 @@ class SubstituteTable:
         mean: bool = False,
     ):
         ensure_process_group()
-        _check_that_it_can_run()
+        _check_processes()
+        if device.type == "cuda":
+            check_gpu("embedding", device)
         _say_what_it_means()
         self.learning_rate, self.eps, self.mean = learning_rate, eps, mean
         self.weight = torch.zeros(rows, dim, device=device)
@@ -82,13 +85,15 @@ class _LookUp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, anchor: Tensor, table: SubstituteTable, rows: Tensor, offsets: Tensor) -> Tensor:
         ctx.table, ctx.rows, ctx.offsets = table, rows, offsets
-        return _path().pooled(table.weight, rows, offsets, table.mean)
+        with on_device_of(rows):
+            return _path().pooled(table.weight, rows, offsets, table.mean)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None, None]:
         table: SubstituteTable = ctx.table
         settings = table.mean, table.learning_rate, table.eps
-        _path().update(table.weight, table.moment, gradients[0], ctx.rows, ctx.offsets, *settings)
+        with on_device_of(gradients[0]):
+            _path().update(table.weight, table.moment, gradients[0], ctx.rows, ctx.offsets, *settings)
         return None, None, None, None
 
 
@@ -99,17 +104,12 @@ def _path() -> ModuleType:
     return gpu
 
 
-def _check_that_it_can_run() -> None:
-    missing = "triton is not installed" if find_spec("triton") is None else None
+def _check_processes() -> None:
     if dist.get_world_size() > 1:
-        missing = (
-            f"these tables are not shared among {dist.get_world_size()} processes without fbgemm's CUDA build"
-        )
-    if missing is not None:
         raise RuntimeError(
-            f"device: got 'cuda', allowed: 'cpu', because the installed fbgemm-gpu is its CPU build and {missing}: on "
-            "a GPU these tables could neither be looked up nor trained. Keep them on the CPU (device='cpu'), or "
-            "install the CUDA build of fbgemm-gpu and start again"
+            f"device: got 'cuda' in {dist.get_world_size()} processes, allowed: 'cpu', because the installed "
+            "fbgemm-gpu is its CPU build, and without the CUDA build tables on a GPU are not shared among processes. "
+            "Keep them on the CPU, or install the CUDA build of fbgemm-gpu and start again"
         )
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kernels.jagged_attention import cpu, cpu_activations
+from kernels.triton_path import check_gpu
 
 Gradients = tuple[Tensor, Tensor, Tensor]
 
@@ -46,15 +47,13 @@ def _check_values(
 
 def _gpu(q: Tensor, q_offsets: Tensor, k_offsets: Tensor, causal: bool, window: int) -> ModuleType:
     """The Triton path, imported when first needed, for arguments that it can take."""
+    check_gpu("jagged_attention", q.device)
     from kernels.jagged_attention import gpu
 
     if (causal or window) and q_offsets.data_ptr() != k_offsets.data_ptr():
         refuse_order(
             causal, window, "q_offsets is another tensor than k_offsets, and on a GPU values are not compared"
         )
-    major, minor = torch.cuda.get_device_capability(q.device)
-    if major < 8:
-        raise ValueError(f"q: got a GPU of compute capability {major}.{minor}, allowed: 8.0 (A100) or newer")
     return gpu
 
 

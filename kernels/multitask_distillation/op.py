@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kernels.multitask_distillation import cpu, reference
 from kernels.multitask_distillation.reference import at_least_float32, row_weights
+from kernels.triton_path import check_gpu, on_device_of
 
 NARROW = (torch.float32, torch.float16, torch.bfloat16)
 DTYPES = {"cpu": (*NARROW, torch.float64), "cuda": NARROW}
@@ -190,6 +191,7 @@ def _signal(
 def _path(logits: Tensor) -> ModuleType:
     """The implementation for a tensor's device; that of a GPU needs triton, which a CPU does without."""
     if logits.device.type == "cuda":
+        check_gpu("multitask_distillation", logits.device)
         from kernels.multitask_distillation import gpu
 
         return gpu
@@ -210,7 +212,8 @@ def fused(
     label_scaling: float,
 ) -> Tensor:
     signals = labels, label_weights, teacher_logits, teacher_weights, adapter_scale, adapter_shift
-    return _path(logits).forward(logits, *signals, soft_weight, logit_weight, label_scaling)
+    with on_device_of(logits):
+        return _path(logits).forward(logits, *signals, soft_weight, logit_weight, label_scaling)
 
 
 @fused.register_fake
@@ -235,7 +238,8 @@ def fused_backward(
     label_scaling: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     signals = labels, label_weights, teacher_logits, teacher_weights, adapter_scale, adapter_shift
-    return _path(logits).backward(grad, logits, *signals, soft_weight, logit_weight, label_scaling)
+    with on_device_of(logits):
+        return _path(logits).backward(grad, logits, *signals, soft_weight, logit_weight, label_scaling)
 
 
 @fused_backward.register_fake

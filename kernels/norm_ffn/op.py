@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kernels.norm_ffn import cpu
+from kernels.triton_path import check_gpu, on_device_of
 
 ACTIVATIONS = ("gelu", "relu", "silu")
 DTYPES = {
@@ -126,6 +127,7 @@ def _products(x: Tensor, dtype: torch.dtype) -> torch.dtype:
 def _path(x: Tensor) -> ModuleType:
     """The implementation for a tensor's device; that of a GPU needs triton, which a CPU does without."""
     if x.device.type == "cuda":
+        check_gpu("norm_ffn", x.device)
         from kernels.norm_ffn import gpu
 
         return gpu
@@ -146,7 +148,8 @@ def ffn(
     eps: float,
     products: torch.dtype,
 ) -> Tensor:
-    return _path(x).forward(x, norm_weight, norm_bias, w1, b1, w2, b2, activation, gated, eps, products)
+    with on_device_of(x):
+        return _path(x).forward(x, norm_weight, norm_bias, w1, b1, w2, b2, activation, gated, eps, products)
 
 
 @ffn.register_fake
@@ -168,7 +171,10 @@ def ffn_backward(
     eps: float,
     products: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return _path(x).backward(grad, x, norm_weight, norm_bias, w1, b1, w2, activation, gated, eps, products)
+    with on_device_of(x):
+        return _path(x).backward(
+            grad, x, norm_weight, norm_bias, w1, b1, w2, activation, gated, eps, products
+        )
 
 
 @ffn_backward.register_fake

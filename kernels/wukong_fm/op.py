@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.triton_path import check_gpu, on_device_of
 from kernels.wukong_fm import cpu
 
 DTYPES = {
@@ -117,6 +118,7 @@ def _dtype(tensor: Tensor) -> torch.dtype:
 def _path(x: Tensor) -> ModuleType:
     """The implementation for a tensor's device; that of a GPU needs triton, which a CPU does without."""
     if x.device.type == "cuda":
+        check_gpu("wukong_fm", x.device)
         from kernels.wukong_fm import gpu
 
         return gpu
@@ -127,7 +129,8 @@ def _path(x: Tensor) -> ModuleType:
 def fm_lcb(
     x: Tensor, y: Tensor, w: Tensor | None, norm_weight: Tensor | None, norm_bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _path(x).forward(x, y, w, norm_weight, norm_bias, eps)
+    with on_device_of(x):
+        return _path(x).forward(x, y, w, norm_weight, norm_bias, eps)
 
 
 @fm_lcb.register_fake
@@ -152,7 +155,8 @@ def fm_lcb_backward(
     norm_bias: Tensor | None,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return _path(x).backward(grad_p, grad_l, p, x, y, w, norm_weight, norm_bias, eps)
+    with on_device_of(x):
+        return _path(x).backward(grad_p, grad_l, p, x, y, w, norm_weight, norm_bias, eps)
 
 
 @fm_lcb_backward.register_fake
