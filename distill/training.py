@@ -5,9 +5,7 @@ So every day is predicted before it is trained on, with no loop of our own.
 
 from __future__ import annotations
 
-import logging
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -15,81 +13,22 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch.distributed.checkpoint.stateful import Stateful
 from torch.utils.data import IterableDataset
 
 from distill.batch import Batch
 from distill.checkpoints import Checkpoints, Start
+from distill.day_data import DayData
 from distill.distributed import AveragingStrategy, processes
 from distill.lean import LeanStrategy, NoProfiler
 from distill.module import DistillModule
 from distill.peak import peak_flops
 from distill.progress import Progress
+from distill.quiet import own_interrupt, quiet
 from distill.running_ne import RunningNE
 from distill.schedule import DayPlan
 
-Days = Callable[[int, bool], IterableDataset]
-
 NE_SECONDS = 0.5
 """Between two looks at NE while a day is trained on."""
-
-
-class DayData(L.LightningDataModule):
-    """Hands Lightning the day that belongs to the epoch.
-
-    Args:
-        days: (day, True when trained on) -> a stream of batches.
-        plan: which days are trained on and predicted.
-    """
-
-    def __init__(self, days: Days, plan: DayPlan):
-        super().__init__()
-        self.days, self.plan = days, plan
-        self.start: Start | None = None
-
-    def train_dataloader(self) -> IterableDataset:  # a `DataLoader` around it would do nothing, at every step
-        self._stream = self.days(self.today, True)
-        return _Rest(self._stream, self.start) if self.start is not None and self.done else self._stream
-
-    def val_dataloader(self) -> list[IterableDataset]:
-        return [self.days(day, False) for day in self.plan.predict_after.get(self.today, ())]
-
-    @property
-    def today(self) -> int:
-        """The day that is trained on, or was last."""
-        assert self.trainer is not None
-        return self.plan.train[self.trainer.current_epoch]
-
-    @property
-    def done(self) -> int:
-        """Batches of today that were trained on before this process went on."""
-        return self.start.batches if self.start is not None and self.start.day == self.today else 0
-
-    def position(self) -> dict[str, Any]:
-        """In the stream of the day that is trained on."""
-        assert isinstance(self._stream, Stateful), (
-            "a training with checkpoints needs streams that have a state"
-        )
-        return self._stream.state_dict()
-
-
-class _Rest(IterableDataset):
-    """What is left of a day that was trained on in part.
-
-    Args:
-        stream: of the whole day.
-        start: the part that is done.
-    """
-
-    def __init__(self, stream: IterableDataset, start: Start):
-        self._stream, self._start = stream, start
-
-    def __len__(self) -> int:
-        return len(self._stream) - self._start.batches  # type: ignore[arg-type]
-
-    def __iter__(self) -> Iterator[Batch]:
-        self._stream.load_state_dict(self._start.stream)  # type: ignore[attr-defined]
-        return iter(self._stream)
 
 
 @dataclass
@@ -277,8 +216,8 @@ def fit(
     """
     callbacks: list[L.Callback] = [callback]
     with ExitStack() as inside:
-        inside.enter_context(_quiet())
-        inside.enter_context(_own_interrupt())
+        inside.enter_context(quiet())
+        inside.enter_context(own_interrupt())
         if checkpoints is not None:
             callbacks.append(checkpoints)
             inside.enter_context(checkpoints.stops)
@@ -312,7 +251,7 @@ def predict(module: DistillModule, streams: list[IterableDataset]) -> None:
         module: holds model and recorder.
         streams: days to predict.
     """
-    with _quiet(), _own_interrupt():
+    with quiet(), own_interrupt():
         _trainer().validate(module, dataloaders=streams, verbose=False)
 
 
@@ -363,39 +302,3 @@ class _Stopwatch:
     @staticmethod
     def _clocks() -> tuple[float, float]:
         return time.perf_counter(), time.process_time()
-
-
-@contextmanager
-def _own_interrupt() -> Iterator[None]:
-    """Lightning answers Ctrl-C by leaving the process; here it stays an interrupt, so that callers can act on it."""
-    try:
-        yield
-    except SystemExit as stop:
-        if isinstance(stop.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from stop
-        raise
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Lightning's tips, and without what it says of its own outdated calls."""
-    loggers = [
-        logging.getLogger(name) for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero")
-    ]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            for message in _ADVICE:
-                warnings.filterwarnings("ignore", message=message)
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-_ADVICE = (
-    ".*Total length of `list` across ranks is zero.*",  # a day after which nothing is predicted
-    r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
-)

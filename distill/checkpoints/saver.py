@@ -41,7 +41,7 @@ class Report(Protocol):
 
 
 class Days(Protocol):
-    """Where in its days a training is (`distill.training.DayData`)."""
+    """Where in its days a training is (`distill.day_data.DayData`)."""
 
     @property
     def today(self) -> int:
