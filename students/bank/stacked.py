@@ -41,28 +41,34 @@ class StackedLinear(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        members, width, before = self.weight.shape
-        rows = by_member(x, members)
-        return _Linear.apply(rows, self.weight, self.bias).view(*x.shape[:-1], width)
+        return _Linear.apply(x, self.weight, self.bias)
 
 
 class _Linear(torch.autograd.Function):
-    """x W^T + b by member. Autograd's own gradient of W would come transposed, and be copied once more."""
+    """x W^T + b by member. Autograd's own gradient of W would come transposed, and be copied once more.
+
+    The rows come back folded, and as no view: where an activation then works in place, autograd would copy them.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.has_bias = bias is not None
+        rows, turned = by_member(x, len(weight)), weight.transpose(1, 2)
+        ctx.save_for_backward(rows, weight)
+        ctx.has_bias, ctx.shape = bias is not None, x.shape
+        folded = x.new_empty(*x.shape[:-1], weight.size(1))
+        out = by_member(folded, len(weight))
         if bias is None:
-            return torch.bmm(x, weight.transpose(1, 2))
-        return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+            torch.bmm(rows, turned, out=out)
+        else:
+            torch.baddbmm(bias.unsqueeze(1), rows, turned, out=out)
+        return folded
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
-        (gradient,) = gradients
-        x, weight = ctx.saved_tensors
-        of_x = torch.bmm(gradient, weight) if ctx.needs_input_grad[0] else None
-        of_weight = torch.bmm(gradient.transpose(1, 2), x)
+        rows, weight = ctx.saved_tensors
+        gradient = by_member(gradients[0], len(weight))
+        of_x = torch.bmm(gradient, weight).view(ctx.shape) if ctx.needs_input_grad[0] else None
+        of_weight = torch.bmm(gradient.transpose(1, 2), rows)
         return of_x, of_weight, gradient.sum(1) if ctx.has_bias else None
 
 
