@@ -77,7 +77,7 @@ def _tooltip(curve: Curve, number: int, decile: Decile) -> str:
 
 def _name(curve: Curve, number: int, right: float) -> str:
     y = _TOP + _ROW * (number + 0.5)
-    mark = tag("circle", cx=right + _LEGEND - 4, cy=y - 3.5, r=3.5, class_="dot")
+    mark = line(right + _LEGEND - 12, y - 3.5, right + _LEGEND, y - 3.5, "line")  # dashed as its curve is
     name = text(right + _LEGEND + 4, y, curve.written, class_="label")
     return tag("g", mark, name, class_=curve.style)
 
