@@ -6,12 +6,15 @@ import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distill.cells import Cell
 from experiments.familiarity import data_folder
 from experiments.recorded import FLOOR, RecordedRun, read_run
 from experiments.report.page import write_page
+
+if TYPE_CHECKING:
+    from experiments.pipeline.experiment import Experiment
 
 SECONDS = 10
 """Between two looks at the folder, and between two reloads of the page."""
@@ -85,7 +88,7 @@ def _is_trained(run: RecordedRun, cell: Cell, last_day: int) -> bool:
     )
 
 
-def _experiment(run: RecordedRun, data: Path) -> Any:
+def _experiment(run: RecordedRun, data: Path) -> Experiment:
     """The experiment that the run does, in its own folder."""
     import experiments.catalog  # noqa: F401  fills the registries
     from distill.dataset import DataSet
