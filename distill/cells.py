@@ -136,12 +136,15 @@ def read_cells(path: str | Path) -> list[Cell]:
     path = Path(path)
     if not path.is_file():
         raise CellError(f"cells: no file {path}. Is this a run folder, and has the run written predictions?")
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        columns = ("cell_id", *CELL_COLUMNS)
-        if tuple(reader.fieldnames or ()) != columns:
-            raise CellError(f"{path}: columns: got {reader.fieldnames}, allowed: {', '.join(columns)}")
-        return [_from_row(row, f"{path}:{reader.line_num}") for row in reader]
+    columns = ("cell_id", *CELL_COLUMNS)
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) != columns:
+                raise CellError(f"{path}: columns: got {reader.fieldnames}, allowed: {', '.join(columns)}")
+            return [_from_row(row, f"{path}:{reader.line_num}") for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise CellError(f"{path}: is no table in UTF-8: {error}") from error
 
 
 def _from_row(row: dict[str, str], where: str) -> Cell:

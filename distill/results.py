@@ -10,6 +10,7 @@ from typing import Any
 
 from distill.errors import UserError, nearest
 from distill.files import atomic_path
+from distill.strict_json import read_mapping
 
 CELL_FIELDS = ("cell_id", "model", "role", "vertical", "schedule", "inputs", "route", "lag", "channel")
 SCORE_COLUMNS = (
@@ -79,10 +80,7 @@ def read_results(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise ResultsError(f"results: no file {path}. Is this a run folder, and has the run ended?")
-    try:
-        content = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ResultsError(f"{path}: not readable JSON: {error}") from error
+    content = read_mapping(path, ResultsError, "Score the run again (`distill run`).")
     _check(content, str(path))
     return content
 
@@ -94,7 +92,13 @@ def _check(content: Any, where: str) -> None:
         )
     _check_names(content, KEYS, where)
     for key, columns in (("rows", ROW_COLUMNS), ("transfer", TRANSFER_COLUMNS)):
+        if not isinstance(content[key], list):
+            raise ResultsError(f"{where}: {key}: got {content[key]!r:.40}, allowed: a list of rows")
         for number, row in enumerate(content[key]):
+            if not isinstance(row, dict):
+                raise ResultsError(
+                    f"{where}: {key}[{number}]: got {row!r:.40}, allowed: a mapping of columns"
+                )
             _check_names(row, columns, f"{where}: {key}[{number}]")
             for name, value in row.items():
                 if isinstance(value, float) and not math.isfinite(value):

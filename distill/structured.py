@@ -25,6 +25,9 @@ REQUIRED = "???"
 """Default of a field that a config must set (OmegaConf's word)."""
 
 
+MAX_INT = (1 << 63) - 1
+
+
 class _Invalid(enum.Enum):
     INVALID = "invalid"
 
@@ -233,6 +236,9 @@ def _scalar(value: Any, annotation: Any, path: KeyPath, findings: Findings) -> A
         return INVALID
     if annotation is float:
         return _float(value, path, findings)
+    if annotation is int and abs(value) > MAX_INT:
+        findings.add(path, show(value), f"a whole number, at most {MAX_INT}")
+        return INVALID
     return value
 
 

@@ -30,6 +30,9 @@ NONE = "none"
 LARGEST_SEED = 2**32 - 1
 """What numpy takes as a seed."""
 
+MOST_THREADS = 1024
+"""More of them end a process before it computes anything."""
+
 
 def check_experiment(config: ExperimentConfig, findings: Findings) -> FeatureSchema | None:
     """Check an experiment and fill in what it leaves to defaults: options and the students' channels.
@@ -46,6 +49,10 @@ def check_experiment(config: ExperimentConfig, findings: Findings) -> FeatureSch
     check_at_least(config.workers, 0, ("workers",), findings)
     check_at_least(config.bank, 1, ("bank",), findings)
     check_at_least(config.threads, 1, ("threads",), findings)
+    if config.threads > MOST_THREADS:
+        findings.add(
+            ("threads",), str(config.threads), f"at most {MOST_THREADS}, and best no more than processors"
+        )
     check_at_least(config.checkpoint.every_minutes, 0, ("checkpoint", "every_minutes"), findings)
     check_at_least(config.checkpoint.every_batches, 0, ("checkpoint", "every_batches"), findings)
     check_at_least(config.checkpoint.keep, 1, ("checkpoint", "keep"), findings)

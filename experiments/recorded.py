@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import yaml
-
 from distill.cells import Cell, read_cells
 from distill.errors import UserError
+from distill.findings import show
 from distill.predictions import CellPredictions
 from distill.results import Row, read_results
+from distill.strict_json import read_mapping
+from distill.strict_yaml import read
 
 TEACHER = "teacher"
 STUDENT = "student"
@@ -145,12 +145,22 @@ def read_run(folder: str | Path) -> RecordedRun:
 
 def _trainings(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
     paths = sorted((folder / "checkpoints").glob("*/*/report.json"))
-    return {(path.parent.parent.name, int(path.parent.name)): _json(path) for path in paths}
+    return {
+        (path.parent.parent.name, int(path.parent.name)): _json(path)
+        for path in paths
+        if path.parent.name.isdecimal()
+    }
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return read_mapping(path, UserError, _ADVICE) if path.is_file() else {}
 
 
 def _yaml(path: Path) -> dict[str, Any]:
-    return yaml.safe_load(path.read_text()) or {} if path.is_file() else {}
+    content = read(path).content if path.is_file() else {}
+    if not isinstance(content, dict | None):
+        raise UserError(f"{path}: got {show(content)}, allowed: the settings of a run. {_ADVICE}")
+    return content or {}
+
+
+_ADVICE = "Remove the file, and repeat the run (`distill run`)."

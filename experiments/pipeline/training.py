@@ -30,6 +30,7 @@ from distill.sampling import NegativeSampling
 from distill.schedule import DayPlan
 from distill.seeding import seeded
 from distill.stream import DayStream
+from distill.strict_json import read_mapping
 from distill.training import DayCallback, DayData, DayReport, fit
 from experiments.pipeline.cost import ModelCost, counted_day, model_cost
 from experiments.pipeline.experiment import Experiment
@@ -37,6 +38,7 @@ from experiments.pipeline.recorder import PredictionRecorder
 from experiments.pipeline.supply import Supply
 
 REPORT = "report.json"
+REPORT_ADVICE = "Remove it, and the model is trained again (`distill run`)."
 UNFINISHED = "unfinished"
 """Folder of the checkpoints of a training that has not ended (`distill.checkpoints`)."""
 
@@ -216,16 +218,16 @@ def is_current(experiment: Experiment, cell: Cell, seed: int) -> bool:
     path = experiment.checkpoint_folder(cell, seed) / REPORT
     if not path.is_file() or not prediction_path(experiment.folder, cell, seed).is_file():
         return False
-    report = json.loads(path.read_text())
-    same = report["config_hash"] == experiment.config_hash
-    same = same and report["data_fingerprint"] == experiment.data.fingerprint
+    report = read_mapping(path, UserError, REPORT_ADVICE)
+    same = report.get("config_hash") == experiment.config_hash
+    same = same and report.get("data_fingerprint") == experiment.data.fingerprint
     # A final run has predicted the tune days on its way to the test days.
     return same and report["last_day"] >= experiment.schedule.last_day
 
 
 def read_report(experiment: Experiment, cell: Cell, seed: int) -> dict[str, Any]:
     """What a finished training left behind."""
-    return json.loads((experiment.checkpoint_folder(cell, seed) / REPORT).read_text())
+    return read_mapping(experiment.checkpoint_folder(cell, seed) / REPORT, UserError, REPORT_ADVICE)
 
 
 def with_rows(experiment: Experiment, cell: Cell, plan: DayPlan) -> tuple[DayPlan, dict[int, int]]:

@@ -57,7 +57,11 @@ def test_columns_are_exactly_the_protocols(tmp_path, rows, transfer, message):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "not readable JSON"), ("[]", "got list"), ('{"rows": []}', "missing .*'transfer'")],
+    [
+        ("{", "is not JSON"),
+        ("[]", r"got \[\], allowed: one object"),
+        ('{"rows": []}', "missing .*'transfer'"),
+    ],
 )
 def test_other_files_are_refused(tmp_path, text, message):
     (tmp_path / "results.json").write_text(text)

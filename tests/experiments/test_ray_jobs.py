@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -76,7 +77,12 @@ def test_lost_cell_runs_again_elsewhere_with_the_result_of_a_local_run(
 def test_run_on_ray_leaves_what_a_local_run_leaves(tmp_path: Path, runner: RayRunner) -> None:
     data = write_days(tmp_path / "data", rows=120)
     student = EXPERIMENT["students"][0] | {"verticals": ["feed"], "channels": ["none"]}
-    changes = {"teacher": None, "channels": {"none": {}}, "students": [student], "floor": False}
+    changes: dict[str, Any] = {
+        "teacher": None,
+        "channels": {"none": {}},
+        "students": [student],
+        "floor": False,
+    }
     found = []
     for name, where in (("local", []), ("far", ["--on", "ray"])):
         file = write_experiment(tmp_path / name, data, tmp_path / "cache", **changes)
