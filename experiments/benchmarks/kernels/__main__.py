@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from experiments.benchmarks.kernels import attention, dense, tables
+from experiments.benchmarks.kernels import attention, dense, losses, tables
 from experiments.benchmarks.kernels.case import BOTH, OURS, Case
 from experiments.benchmarks.kernels.clock import Floor, machine, medians
 from experiments.pipeline.environment import ROOT
@@ -36,6 +36,7 @@ OPERATORS: dict[str, Callable[[str, torch.dtype, bool], Iterator[Case]]] = {
     "embedding": tables.embedding,
     "jagged_attention": attention.attention,
     "jagged_mix": dense.mixes,
+    "multitask_distillation": losses.distillation,
     "norm_ffn": dense.blocks,
     "wukong_fm": dense.interactions,
 }
