@@ -148,11 +148,12 @@ class DayStream(IterableDataset):
 
     def _batches(self, start: int) -> Iterator[Batch]:
         for step in range(start, len(self)):
-            batch = self._batch(self.reader.read(*self._plan.bounds(step)))
+            batch = self.batch_of(self.reader.read(*self._plan.bounds(step)))
             self._next = step + 1
             yield batch
 
-    def _batch(self, block: Block) -> Batch:
+    def batch_of(self, block: Block) -> Batch:
+        """Any rows of the day as a batch, with all that was asked for."""
         history = None
         if self.events is not None:
             history = self.events.last(block.user_id, block.timestamp, self.history_length)

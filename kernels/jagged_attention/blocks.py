@@ -38,26 +38,31 @@ class Part:
     def take(self, x: Tensor) -> Tensor:
         """The group's tokens of x [T, H, ...] as [blocks, H, length, ...]."""
         if isinstance(self.where, slice):
-            return self._apart(x[self.where])
-        return self._apart(x.index_select(0, self.where))
+            return self._view(x, self.where.start)
+        return self._view(x.index_select(0, self.where), 0)
 
     def put(self, x: Tensor, values: Tensor) -> None:
         """Write values [blocks, H, length, ...] to the group's tokens of x [T, H, ...]."""
         if isinstance(self.where, slice):
-            self._apart(x[self.where]).copy_(values)
+            self._view(x, self.where.start).copy_(values)
         else:
             x.index_copy_(0, self.where, values.transpose(1, 2).flatten(0, 1))
 
     def add(self, x: Tensor, values: Tensor) -> None:
         """Add values [blocks, H, length, ...] to the group's tokens of x [T, H, ...], contiguous."""
         if isinstance(self.where, slice):
-            self._apart(x[self.where]).add_(values)
+            self._view(x, self.where.start).add_(values)
         else:
             # Many times faster on two dimensions than on three.
             x.flatten(1).index_add_(0, self.where, values.transpose(1, 2).flatten(0, 1).flatten(1))
 
-    def _apart(self, tokens: Tensor) -> Tensor:
-        return tokens.unflatten(0, (self.blocks, self.length)).transpose(1, 2)
+    def _view(self, x: Tensor, start: int) -> Tensor:
+        """The tokens of x [T, H, ...] from `start` on, as [blocks, H, length, ...]."""
+        # One call instead of a slice, a view and a transposition: their overhead counts where every row is a block.
+        token, head, *inner = x.stride()
+        size = (self.blocks, x.shape[1], self.length, *x.shape[2:])
+        stride = (self.length * token, head, token, *inner)
+        return x.as_strided(size, stride, x.storage_offset() + start * token)
 
 
 @dataclass(frozen=True)
