@@ -76,8 +76,8 @@ class DealtDay(DayStream):
                 rows = Block.join([waiting[surface], taken]) if surface in waiting else taken
                 whole = len(rows) // self.batch_size * self.batch_size
                 for begin in range(0, whole, self.batch_size):
-                    yield self._batch(rows.slice(begin, begin + self.batch_size))
+                    yield self.batch_of(rows.slice(begin, begin + self.batch_size))
                 waiting[surface] = rows.slice(whole, len(rows))
         for rest in waiting.values():
             if len(rest):
-                yield self._batch(rest)
+                yield self.batch_of(rest)
