@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from adapters.layers import relu_layers
 from distill.batch import Batch
 from distill.config import RepresentationConfig
+from distill.distributed import whole_batch
 from distill.errors import NonFiniteError, UserError, nearest
 from distill.protocols import Architecture, Channel, Output
 from distill.seeding import seeded
@@ -41,6 +42,7 @@ class Autoencoder(Channel):
     """
 
     needs = frozenset()
+    shares_batches = True
     prefix_mask: Tensor
 
     def __init__(self, config: RepresentationConfig, seed: int):
@@ -103,7 +105,7 @@ class Autoencoder(Channel):
         Raises:
             NonFiniteError: the reconstruction loss is NaN or infinite; nothing was updated but the statistics.
         """
-        taps = self._taps(output)
+        taps = whole_batch(self._taps(output))  # small enough for every process to make the same step of all
         self.standardize.update(taps)
         target = self.standardize(taps)
         losses = self._losses(target)

@@ -115,6 +115,8 @@ class Channel(nn.Module, ABC):
         needs: what else training must hand over; see `Need`.
         fields: names of the fields [B, D] that it gives the student.
         past: what of the teacher's earlier representations the batch must carry, trained on or predicted.
+        shares_batches: True where several processes may train it, each on its share of a batch, to the same end
+            (`distill.distributed`).
         history_length: last events of the user's own history that its fields are made of. The batch carries more where
             the student or another channel asks for more.
     """
@@ -123,6 +125,7 @@ class Channel(nn.Module, ABC):
     needs: frozenset[Need] = frozenset({"logits"})
     fields: tuple[str, ...] = ()
     past: PastRequest | None = None
+    shares_batches: bool = False
     history_length: int = 0
 
     def attach(self, student: Architecture) -> None:

@@ -5,7 +5,7 @@ Tables are split by rows among the processes (`kernels.embedding`), dense parame
 
 from __future__ import annotations
 
-from distill.distributed.gather import rows_of_all
+from distill.distributed.gather import rows_of_all, whole_batch
 from distill.distributed.share import (
     Share,
     batch_of_share,
@@ -29,4 +29,5 @@ __all__ = [
     "refuse_together",
     "rows_of_all",
     "share_of_labels",
+    "whole_batch",
 ]

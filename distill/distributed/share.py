@@ -5,14 +5,18 @@ Shape letters: B examples of a share, k tasks, W processes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from distill.errors import UserError
+
+if TYPE_CHECKING:
+    from distill.protocols import Channel
 
 
 def processes() -> int:
@@ -30,18 +34,19 @@ def is_first() -> bool:
     return process_number() == 0
 
 
-def refuse_together(channels: Collection[str]) -> None:
+def refuse_together(channels: Mapping[str, Channel]) -> None:
     """Refuse what several processes cannot train as one.
 
     Args:
-        channels: names of those that the model is trained with.
+        channels: that the model is trained with, by name.
 
     Raises:
-        UserError: several processes, and a channel: some take steps of their own, by their share of a batch alone.
+        UserError: several processes, and a channel whose loss or steps would know a share of the batch alone.
     """
-    if channels and processes() > 1:
+    alone = [name for name, channel in channels.items() if not channel.shares_batches]
+    if alone and processes() > 1:
         raise UserError(
-            f"channels: got {', '.join(channels)} with {processes()} processes, allowed: none. Train it in one "
+            f"channels: got {', '.join(alone)} with {processes()} processes, allowed: none. Train it in one "
             "process; several of them train side by side there (`workers`, `--on ray`)"
         )
 

@@ -16,10 +16,12 @@ from distill.distributed import (
     rows_of_all,
     share,
     share_of_labels,
+    whole_batch,
 )
 from distill.errors import UserError
 from tests.distill.prepared_data import write_small
 from tests.distill.shared_training import launch, train_together
+from tests.distill.tiny_training import Own
 
 ROWS, DAYS = 141, 4
 """18 steps a day; the last one has 5 rows, which no number of processes divides."""
@@ -71,7 +73,9 @@ def test_a_process_alone_shares_nothing() -> None:
     assert batch_of_share(7) == 7
     assert mean_of_all({"loss": 0.5}) == {"loss": 0.5}
     assert rows_of_all({"id": np.arange(3)})["id"].tolist() == [0, 1, 2]
-    refuse_together(["ah"])
+    refuse_together({"own": Own()})
+    rows = torch.randn(3, 2)
+    assert whole_batch(rows) is rows
 
 
 @pytest.mark.parametrize("size", [7, 1])
@@ -83,6 +87,6 @@ def test_a_batch_that_cannot_be_shared_is_refused(size: int, monkeypatch: pytest
 
 def test_channels_of_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(share, "processes", lambda: 2)
-    refuse_together([])
-    with pytest.raises(UserError, match="channels: got representation with 2 processes, allowed: none"):
-        refuse_together(["representation"])
+    refuse_together({})
+    with pytest.raises(UserError, match="channels: got own with 2 processes, allowed: none"):
+        refuse_together({"own": Own()})
