@@ -10,7 +10,7 @@ from pathlib import Path
 
 from distill.errors import UserError
 from distill.load_config import LoadedConfig, load_config
-from distill.progress import progress_on
+from distill.progress import NoProgress, Progress, progress_on
 
 
 def add_debug(parser: argparse.ArgumentParser, default: bool | str = argparse.SUPPRESS) -> None:
@@ -62,6 +62,16 @@ def add_on(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """`--quiet`."""
+    parser.add_argument("--quiet", action="store_true", help="show no progress; results and errors only")
+
+
+def progress_of(args: argparse.Namespace) -> Progress:
+    """Where progress is shown: on standard error, or nowhere when `--quiet` asks for it."""
+    return NoProgress() if args.quiet else progress_on()
+
+
 @contextmanager
 def training_where(args: argparse.Namespace) -> Iterator[None]:
     """Inside, jobs run where `--on` of the arguments says."""
@@ -99,14 +109,14 @@ def run_steps(args: argparse.Namespace, steps: Sequence[str]) -> Path:
     """Load the experiment and run steps of the pipeline; the run folder.
 
     Args:
-        args: of a verb with `add_experiment` and `add_final`.
+        args: of a verb with `add_experiment`, `add_final` and `add_quiet`.
         steps: some of teacher, log, student, score.
     """
     loaded = load(args)
     # After loading, so that a mistake in the file is told at once: torch takes seconds to import.
     from experiments.pipeline.run import run
 
-    return run(loaded, final=args.final, steps=steps, progress=progress_on())
+    return run(loaded, final=args.final, steps=steps, progress=progress_of(args))
 
 
 def folder(text: str) -> Path:

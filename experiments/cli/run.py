@@ -15,6 +15,7 @@ from experiments.cli.common import (
     add_experiment,
     add_final,
     add_on,
+    add_quiet,
     load,
     run_steps,
     training_where,
@@ -23,7 +24,7 @@ from experiments.cli.common import (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Experiment, `--set`, `--resume`, `--final`, `--on`."""
+    """Experiment, `--set`, `--resume`, `--final`, `--on`, `--quiet`."""
     add_experiment(parser)
     parser.add_argument(
         "--resume",
@@ -32,10 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_final(parser)
     add_on(parser)
+    add_quiet(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Every step, then what is to be said of the scores, and the report."""
+    """Every step, then what is to be said of the scores, and a summary that ends with the report."""
     if under_torchrun() and os.environ["RANK"] != "0":
         return _follow(args)
     if args.resume:
@@ -43,12 +45,13 @@ def run(args: argparse.Namespace) -> int:
     with training_where(args):
         folder = run_steps(args, ("teacher", "log", "student", "score"))
     from distill.results import read_results
+    from experiments.closing import closing_lines
     from experiments.pipeline.sanity import sanity_lines
     from experiments.report import write_report
 
     for line in sanity_lines(read_results(folder / "results.json")["rows"]):
         print(line)
-    print(f"Report: {write_report(folder)}")
+    print(*closing_lines(folder, write_report(folder)), sep="\n")
     return 0
 
 

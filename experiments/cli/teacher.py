@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 
-from experiments.cli.common import add_experiment, add_final, run_steps
+from experiments.cli.common import add_experiment, add_final, add_quiet, run_steps
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Experiment, `--set`, `--final`."""
+    """Experiment, `--set`, `--final`, `--quiet`."""
     add_experiment(parser)
     add_final(parser)
+    add_quiet(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from distill.errors import DataError
 from distill.load_config import LoadedConfig
-from distill.progress import PlainProgress
+from distill.progress import NoProgress, PlainProgress
 from distill.registry import SOURCES, Entry
 from distill.sources.config import SimulatorConfig
 from experiments.__main__ import main
@@ -54,6 +54,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     stand_in(monkeypatch, "experiments.pipeline.run", run=run)
     stand_in(monkeypatch, "experiments.report", write_report=write_report)
+    stand_in(monkeypatch, "experiments.closing", closing_lines=lambda folder, report: [f"Report: {report}"])
     monkeypatch.setattr("distill.results.read_results", lambda path: {"rows": []})
     return calls
 
@@ -182,6 +183,12 @@ def test_run_gives_the_pipeline_what_was_asked(
     assert isinstance(call["progress"], PlainProgress)
     assert report == {"report": Path("runs/x")}
     assert capsys.readouterr().out.splitlines()[-1] == "Report: runs/x/report.html"
+
+
+@pytest.mark.parametrize("verb", ["run", "teacher", "log", "student"])
+def test_quiet_shows_no_progress(verb: str, pipeline: list[dict[str, Any]]) -> None:
+    assert main([verb, DEMO, "--quiet"]) == 0
+    assert isinstance(pipeline[0]["progress"], NoProgress)
 
 
 @pytest.mark.parametrize("step", ["teacher", "log", "student"])
