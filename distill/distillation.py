@@ -51,15 +51,15 @@ def distillation_loss(
 
     Args:
         kind: see the module's text.
-        logits: float32 [B, k], as the head says them of the rows that it trains on.
+        logits: float32 [B, k], as the head says them of the rows that it trains on; [N, B, k] of N heads.
         batch: with `teacher`.
         student: gives the tasks and how its rows were sampled.
         alpha: factor on the teacher's probability, for the kinds that read probabilities.
         task_weights: float32 [k], factor of each task's loss; None for 1.
 
     Returns:
-        A scalar, exactly 0 and without gradient in a batch without a signal; to log: `loss`, and of probabilities
-        `clipped`, the share that alpha took beyond 1.
+        A scalar, [N] of N heads, exactly 0 and without gradient in a batch without a signal; to log: `loss`, and of
+        probabilities `clipped`, the share that alpha took beyond 1.
     """
     targets, mask = teacher_logits(batch, student)
     if kind in _OF_PROBABILITIES:
@@ -162,21 +162,25 @@ def _by_task(
     mask: Tensor,
     task_weights: Tensor | None,
 ) -> Tensor:
-    """The loss of each task's rows [n], times the task's weight, summed."""
-    columns = zip(logits.unbind(1), targets.unbind(1), mask.unbind(1), strict=True)
-    losses = torch.stack([loss(own[rows], of_teacher[rows]) for own, of_teacher, rows in columns])
-    return losses.sum() if task_weights is None else (losses * task_weights).sum()
+    """The loss of each task's rows, own [..., n] and the teacher's [n], times the task's weight, summed."""
+    columns = zip(logits.unbind(-1), targets.unbind(1), mask.unbind(1), strict=True)
+    losses = torch.stack([loss(own[..., rows], of_teacher[rows]) for own, of_teacher, rows in columns], -1)
+    return losses.sum(-1) if task_weights is None else (losses * task_weights).sum(-1)
 
 
 def _pairs(own: Tensor, of_teacher: Tensor) -> Tensor:
-    gaps, targets = own.unsqueeze(1) - own, (of_teacher.unsqueeze(1) - of_teacher).sigmoid()
-    pairs = torch.ones_like(targets).triu_(diagonal=1)
-    pairs /= max(len(own) * (len(own) - 1) / 2, 1)
-    return functional.binary_cross_entropy_with_logits(gaps, targets, weight=pairs, reduction="sum")
+    rows = len(of_teacher)
+    gaps = own.unsqueeze(-1) - own.unsqueeze(-2)
+    targets = (of_teacher.unsqueeze(1) - of_teacher).sigmoid()
+    pairs = torch.ones_like(targets).triu_(diagonal=1) / max(rows * (rows - 1) / 2, 1)
+    losses = functional.binary_cross_entropy_with_logits(
+        gaps, targets.expand_as(gaps), pairs, reduction="none"
+    )
+    return losses.sum((-2, -1))
 
 
 def _list(own: Tensor, of_teacher: Tensor) -> Tensor:
-    return -(of_teacher.softmax(0) * own.log_softmax(0)).sum()
+    return -(of_teacher.softmax(0) * own.log_softmax(-1)).sum(-1)
 
 
 _OF_PROBABILITIES: dict[str, Scaled] = {"bce": soft_bce, "mse_probability": _mse_probability}

@@ -1,4 +1,7 @@
-"""The members' losses: the very functions that train one student, mapped over the members (torch.func.vmap).
+"""The members' losses: the very functions that train one student, on the logits and taps of all members.
+
+They add up rows of the last two dimensions, and a channel's layers are stacked as the student's are. So a channel whose
+student says [N, B, k] where one says [B, k] gives N losses where it gives one.
 
 Shape letters: N members, B examples, k tasks.
 """
@@ -6,49 +9,67 @@ Shape letters: N members, B examples, k tasks.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 
 from distill.batch import Batch
 from distill.losses import label_loss, sampled_logits
 from distill.protocols import Architecture, Channel, Output
 from students.bank.members import ChannelStack
+from students.bank.stacked import stack
 
 
 class StackedChannel(nn.Module):
-    """One channel of all members: its loss as a function of one member's tensors, and everybody's.
+    """One channel of all members.
 
     Args:
-        stack: the channel.
+        stacked: the channel; its form is changed.
         student: what the channel asks of a student: tasks and sampling.
 
     Attributes:
-        has: bool [N], the members that have the channel; what it says of the others is of no use.
+        has: bool [N], the members that have the channel.
         weights: float [N].
-        loss: (output, batch) of one member to the unweighted loss and what is logged.
+
+    Raises:
+        UserError: a layer of the channel that has no stacked form.
     """
 
     has: Tensor
     weights: Tensor
 
-    def __init__(self, stack: ChannelStack, student: Architecture):
+    def __init__(self, stacked: ChannelStack, student: Architecture):
         super().__init__()
-        self.register_buffer("has", stack.has)
-        self.register_buffer("weights", stack.weights)
-        self._loss = [_Loss(stack.form, student)]  # in a list: the parameters are those below
-        for name, tensor in stack.tensors.items():
-            self.register_parameter(name.replace(".", "/"), nn.Parameter(tensor))
+        self.register_buffer("has", stacked.has)
+        self.register_buffer("weights", stacked.weights)
+        self.everybody = bool(stacked.has.all())
+        form = stack(stacked.form, stacked.tensors)
+        assert isinstance(form, Channel)
+        self.loss = _Loss(form, student)
 
-    @property
-    def loss(self) -> nn.Module:
-        return self._loss[0]
+    def forward(self, output: Output, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Unweighted losses [N], 0 for members without the channel, and what is logged, [N] by name, NaN for those.
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Parameters of all members, [N, ...], by their names in `loss`."""
-        return {f"channel.{name.replace('/', '.')}": tensor for name, tensor in self.named_parameters()}
+        Args:
+            output: of all members: logits [N, B, k].
+            batch: with what the channel needs.
+        """
+        if self.everybody:
+            extra, logs = self.loss(output, batch)
+        else:
+            # The factor 0 alone would make NaN of an infinite loss, and of an infinite gradient.
+            parameters = {name: self._where(tensor) for name, tensor in self.loss.named_parameters()}
+            taps = {name: self._where(tap) for name, tap in output.taps.items()}
+            extra, logs = functional_call(
+                self.loss, parameters, (Output(self._where(output.logits), taps), batch)
+            )
+        logs = {name: torch.where(self.has, value, torch.nan) for name, value in logs.items()}
+        return torch.where(self.has, extra, 0), logs
+
+    def _where(self, of_members: Tensor) -> Tensor:
+        """[N, ...], 0 and without gradient for a member without the channel."""
+        return torch.where(self.has.view(-1, *[1] * (of_members.dim() - 1)), of_members, 0)
 
 
 class _Loss(nn.Module):
@@ -78,39 +99,13 @@ def losses(
         [N], and what is logged, [N] by name: NaN for members without the channel that it is of.
     """
 
-    def folded(x: Tensor) -> Tensor:
-        return x.view(members, len(batch), -1)
-
+    logits = output.logits.view(members, len(batch), -1)
     labels, mask = batch.labels[:, student.task_index], batch.label_mask[:, student.task_index]
-
-    def of_member(
-        logits: Tensor, taps: dict[str, Tensor], tensors: Mapping[str, Any], has: Mapping[str, Tensor]
-    ) -> tuple[Tensor, Any]:
-        extras = {}
-        for name, own in tensors.items():
-            # Both ways: the factor 0 alone would make NaN of an infinite loss, and of an infinite gradient.
-            one, own = (
-                _where(has[name], Output(logits, taps), own) if name in has else (Output(logits, taps), own)
-            )
-            extras[name] = functional_call(channels[name].loss, own, (one, batch))
-        return label_loss(sampled_logits(logits, student), labels, mask), extras
-
-    tensors = {name: channel.tensors() for name, channel in channels.items()}
-    taps = {name: folded(tap) for name, tap in output.taps.items()}
-    partial = {name: channel.has for name, channel in channels.items() if not bool(channel.has.all())}
-    total, extras = vmap(of_member)(folded(output.logits), taps if channels else {}, tensors, partial)
+    total = label_loss(sampled_logits(logits, student), labels, mask)
     logs = {"loss_labels": total}
-    for name, (extra, logged) in extras.items():
-        has = channels[name].has
-        total = total + channels[name].weights * torch.where(has, extra, 0)
-        logs |= {f"{name}/{key}": torch.where(has, value, torch.nan) for key, value in logged.items()}
+    taps = {name: tap.view(members, len(batch), -1) for name, tap in output.taps.items()}
+    for name, channel in channels.items():
+        extra, logged = channel(Output(logits, taps), batch)
+        total = total + channel.weights * extra
+        logs |= {f"{name}/{key}": value for key, value in logged.items()}
     return total, logs
-
-
-def _where(has: Tensor, output: Output, tensors: Mapping[str, Tensor]) -> tuple[Output, dict[str, Tensor]]:
-    """What a channel reads, 0 and without gradient for a member without it."""
-    logits, taps = torch.where(has, output.logits, 0), output.taps
-    return (
-        Output(logits, {name: torch.where(has, tap, 0) for name, tap in taps.items()}),
-        {name: torch.where(has, tensor, 0) for name, tensor in tensors.items()},
-    )

@@ -78,3 +78,12 @@ def test_every_architecture_in_double_precision(data: DataSet, kind: str, option
 @pytest.mark.parametrize("double", [True, False], ids=["double", "single"])
 def test_members_with_settings_of_their_own(data: DataSet, members: list[One], double: bool) -> None:
     check("deepfm", data, members, double, EXACT if double else ROUNDED, history_length=4)
+
+
+@pytest.mark.parametrize("loss", ["bce", "mse_logit", "mse_probability", "pairwise", "listwise"])
+def test_every_kind_of_distillation_in_double_precision(data: DataSet, loss: str) -> None:
+    settings = {"loss": loss, "hidden": [3], "beta": 0.5, "task_weights": {"order": 0.5}}
+    if loss in ("bce", "mse_probability"):
+        settings["alpha"] = 1.5
+    members = [One(0, {"ah": settings}), One(1), One(2, {"ah": settings | {"weight": 2.0}})]
+    check("deepfm", data, members, True, EXACT)
