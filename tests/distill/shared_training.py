@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import multiprocessing
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +22,6 @@ from kernels.embedding import ensure_process_group
 from tests.distill.tiny_training import Silence, Tiny
 
 BATCH = 8
-PROJECT = Path(__file__).parents[2]
 
 
 class Kept:
@@ -77,25 +74,26 @@ def launch(number: int, folder: Path, out: Path, clip_norm: float) -> dict[str, 
     """What `number` processes end with."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(number)}
-    environment = os.environ | shared | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.distill.shared_training", str(folder), str(out), str(clip_norm)]
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    context = multiprocessing.get_context("forkserver")  # imports once for all of them
+    context.set_forkserver_preload([__name__])
     started = [
-        subprocess.Popen(
-            command, env=environment | {"RANK": str(rank)}, cwd=PROJECT, stderr=subprocess.PIPE, text=True
-        )
+        context.Process(target=_one_of, args=(rank, number, address, folder, out, clip_norm))
         for rank in range(number)
     ]
     for process in started:
-        _, said = process.communicate(timeout=120)
-        assert process.returncode == 0, said
+        process.start()
+    for process in started:
+        process.join(120)
+    assert [process.exitcode for process in started] == [0] * number
     with np.load(out) as arrays:
         return dict(arrays)
 
 
-if __name__ == "__main__":
-    found = train_together(DataSet.open(sys.argv[1]), float(sys.argv[3]))
+def _one_of(rank: int, number: int, address: str, folder: Path, out: Path, clip_norm: float) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", address, rank=rank, world_size=number)
+    found = train_together(DataSet.open(folder), clip_norm)
     if is_first():
-        np.savez(sys.argv[2], **found)  # type: ignore[arg-type]
+        np.savez(out, **found)  # type: ignore[arg-type]
     torch.distributed.destroy_process_group()  # left standing, gloo's threads abort the process at its end
