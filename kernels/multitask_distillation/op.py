@@ -184,7 +184,7 @@ def _signal(
     """Values and row weights c as the operator takes them, [1, B, k]; None without their term."""
     if not weight or values is None or mask is None:
         return None, None
-    weights = row_weights(mask, task_weights, weight)
+    weights = row_weights(mask, task_weights, weight, dtype)
     return values.detach().to(dtype).unsqueeze(0), weights.to(dtype).unsqueeze(0)
 
 

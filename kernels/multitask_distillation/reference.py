@@ -31,14 +31,14 @@ def multitask_distillation(
     """
     z, terms = at_least_float32(logits), []
     if label_weight:
-        weights = _weights(label_mask, task_weights, label_weight)
+        weights = _weights(label_mask, task_weights, label_weight, z)
         terms.append(_cross_entropy(z, _values(labels, z), weights))
     if soft_weight:
-        weights = _weights(teacher_mask, task_weights, soft_weight)
+        weights = _weights(teacher_mask, task_weights, soft_weight, z)
         adapted = _adapted(z, adapter_scale, adapter_shift)
         terms.append(_cross_entropy(adapted, soft_labels(_values(teacher_logits, z), label_scaling), weights))
     if logit_weight:
-        weights = _weights(teacher_mask, task_weights, logit_weight)
+        weights = _weights(teacher_mask, task_weights, logit_weight, z)
         terms.append((weights * (z - _values(teacher_logits, z)).square()).sum())
     return terms[0] if len(terms) == 1 else torch.stack(terms).sum()
 
@@ -53,20 +53,23 @@ def _adapted(z: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
     return z if scale is None or shift is None else scale * z + shift
 
 
-def _weights(mask: Tensor | None, task_weights: Tensor | None, weight: float) -> Tensor:
+def _weights(mask: Tensor | None, task_weights: Tensor | None, weight: float, z: Tensor) -> Tensor:
     assert mask is not None
-    return row_weights(mask, task_weights, weight)
+    return row_weights(mask, task_weights, weight, z.dtype)
 
 
-def row_weights(mask: Tensor, task_weights: Tensor | None, weight: float = 1.0) -> Tensor:
+def row_weights(mask: Tensor, task_weights: Tensor | None, weight: float, dtype: torch.dtype) -> Tensor:
     """c, which makes the mean over each task's rows of a sum over all: [..., B, k].
 
     Args:
         mask: bool [..., B, k].
         task_weights: [k]; None for 1.
         weight: factor on all.
+        dtype: of the loss.
     """
-    weights = mask / mask.sum(-2, keepdim=True).clamp_min(1)
+    count = mask.sum(-2, keepdim=True).clamp_min(1)
+    # A quotient of integers is float32.
+    weights = mask / (count.double() if dtype == torch.float64 else count)
     if task_weights is not None:
         weights = weights * task_weights
     return weights if weight == 1 else weight * weights

@@ -69,6 +69,9 @@ def test_reference_by_hand() -> None:
     teacher["teacher_logits"] = column(9.0, 2.0)
     squared = reference(z, **teacher, logit_weight=0.5, task_weights=torch.tensor([5.0]).double())
     assert squared.item() == pytest.approx(10.0, rel=1e-12)
+    # A mean over three rows, in float64 to its last digits.
+    third = reference(column(0.0, 0.0, 0.0), column(1.0, 0.0, 0.0), torch.ones(3, 1, dtype=torch.bool))
+    assert third.item() == pytest.approx(math.log(2), rel=1e-15)
 
 
 @pytest.mark.parametrize("terms", TERMS)
