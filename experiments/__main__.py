@@ -15,7 +15,7 @@ from types import ModuleType
 
 from distill.errors import ConfigErrors, UserError
 from experiments.cli import VERBS
-from experiments.cli.common import add_debug
+from experiments.cli.common import add_debug, refuse_under_torchrun
 
 SUMMARY = "One large teacher, many small students, and a measure of how much arrives."
 
@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = _parser().parse_args(argv)
         debug = args.debug
+        refuse_under_torchrun(args.verb)
         return args.run(args)
     except SystemExit as stop:  # argparse has printed help or a usage error
         return int(stop.code or 0)

@@ -98,6 +98,19 @@ def under_torchrun() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def refuse_under_torchrun(verb: str) -> None:
+    """Refuse what several processes would do as often as there are of them.
+
+    Raises:
+        UserError: torchrun with another verb than `run`.
+    """
+    if under_torchrun() and verb != "run":
+        raise UserError(
+            f"WORLD_SIZE: got {os.environ['WORLD_SIZE']} processes of torchrun with `distill {verb}`, allowed: with "
+            "`distill run` alone. Start this command without torchrun"
+        )
+
+
 def load(args: argparse.Namespace) -> LoadedConfig:
     """The experiment that the arguments name."""
     import experiments.catalog  # noqa: F401  fills the registries

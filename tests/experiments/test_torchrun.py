@@ -82,3 +82,14 @@ def test_ray_under_torchrun_is_refused(
         monkeypatch.setenv(name, value)
     assert main(["run", str(tmp_path / "experiment.yaml"), "--on", "ray"]) == 2
     assert "--on: got ray under torchrun, allowed: one of them" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["teacher", "validate"])
+def test_other_verbs_are_refused(
+    verb: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main([verb, str(tmp_path / "experiment.yaml")]) == 2
+    assert f"got 2 processes of torchrun with `distill {verb}`, allowed: with `distill run` alone" in (
+        capsys.readouterr().err
+    )
