@@ -20,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -267,7 +268,7 @@ def main() -> int:
         chaos = Chaos(Path(folder))
         chaos.warm_up()
         components = chaos.components(("teacher", "log", "students", "bank", "study"))
-        for row in (*kills(chaos, components, options.kills, options.seed), *faults(chaos, components)):
+        for row in chain(kills(chaos, components, options.kills, options.seed), faults(chaos, components)):
             table.append(row)
             print(*(getattr(row, name) for name in COLUMNS), sep="  ", flush=True)
     if options.save:
