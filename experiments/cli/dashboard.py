@@ -38,16 +38,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print, write or save the pages."""
     shown, folder = _read(args)
-    from experiments.dashboard import views
+    from experiments.dashboard import pages
 
     if args.shown or args.save is not None:
-        _write(views(shown, args.entity or _NOBODY, args.project or shown.project), args.save)
+        _write(pages(shown, args.entity or _NOBODY, args.project or shown.project), args.save)
         return 0
     from experiments.dashboard.save import default_entity, save, sign_in
 
     sign_in()
-    pages = views(shown, args.entity or default_entity(), args.project or shown.project)
-    for page, url in save(pages, folder).items():
+    found = pages(shown, args.entity or default_entity(), args.project or shown.project)
+    for page, url in save(found, folder).items():
         print(f"{page}: {url}")
     return 0
 
@@ -67,8 +67,8 @@ def _read(args: argparse.Namespace) -> tuple[Shown, Path]:
     return shown_by_file(loaded, yaml.safe_load(loaded.to_yaml())), Path(loaded.config.output)
 
 
-def _write(pages: list[View], path: Path | None) -> None:
-    text = json.dumps({view.page: view.definition for view in pages}, indent=1) + "\n"
+def _write(found: list[View], path: Path | None) -> None:
+    text = json.dumps({view.page: view.definition for view in found}, indent=1) + "\n"
     if path is None:
         print(text, end="")
         return
@@ -76,4 +76,4 @@ def _write(pages: list[View], path: Path | None) -> None:
 
     with atomic_path(path) as temporary:
         temporary.write_text(text)
-    print(f"Definition of {len(pages)} pages: {path}")
+    print(f"Definition of {len(found)} pages: {path}")

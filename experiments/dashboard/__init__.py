@@ -4,6 +4,6 @@ The definition is made and read offline; `save` alone needs a key.
 """
 
 from experiments.dashboard.shown import Shown, shown_by_file, shown_by_run
-from experiments.dashboard.views import View, views
+from experiments.dashboard.views import View, pages
 
-__all__ = ["Shown", "View", "shown_by_file", "shown_by_run", "views"]
+__all__ = ["Shown", "View", "pages", "shown_by_file", "shown_by_run"]

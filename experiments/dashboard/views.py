@@ -49,7 +49,7 @@ class View:
         }
 
 
-def views(shown: Shown, entity: str, project: str) -> list[View]:
+def pages(shown: Shown, entity: str, project: str) -> list[View]:
     """The family's page and one per student; the same settings give the same definition.
 
     Args:
@@ -65,11 +65,11 @@ def views(shown: Shown, entity: str, project: str) -> list[View]:
             "Install the extra: pip install 'gem-distill[dashboard]'."
         )
     family = [sections.teacher_section(shown), *_sections(shown, shown.students)]
-    pages = [View(FAMILY, _workspace(shown, FAMILY, family, None, entity, project))]
+    made = [View(FAMILY, _workspace(shown, FAMILY, family, None, entity, project))]
     for student in shown.students:
         page, own = f"student {student.name}", _sections(shown, [student])
-        pages.append(View(page, _workspace(shown, page, own, student, entity, project)))
-    return pages
+        made.append(View(page, _workspace(shown, page, own, student, entity, project)))
+    return made
 
 
 def _sections(shown: Shown, students: Sequence[Student]) -> list[Section]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from distill.cells import read_cells
 from distill.config import ExperimentConfig, WandbConfig
@@ -185,6 +186,29 @@ def test_an_experiment_that_has_not_run(tmp_path: Path, capsys: pytest.CaptureFi
     ]
     (runs,) = found["family"]["spec"]["section"]["runSets"]
     assert found["family"]["project"] == "gem-distill" and "baselineRunId" not in runs
+
+
+def test_domain_teachers_are_on_their_students_pages(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = PROJECT / "experiments" / "transfer_simulator.yaml"
+    assert main(["dashboard", str(path), "--set", f"output={tmp_path}/out", "--print"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    taught = {
+        f"domain_teacher:{domain['name']}" for domain in yaml.safe_load(path.read_text())["domain_teachers"]
+    }
+    assert taught
+    for page in [name for name in found if name != "family"]:
+        (runs,) = found[page]["spec"]["section"]["runSets"]
+        assert taught < set(runs["filters"]["filters"][1]["value"])
+
+
+def test_without_the_extra_it_says_what_to_install(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("experiments.dashboard.views.find_spec", lambda name: None)
+    assert main(["dashboard", str(run), "--print"]) == 2
+    assert "Install the extra: pip install 'gem-distill[dashboard]'" in capsys.readouterr().err
 
 
 def test_bad_input(tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
