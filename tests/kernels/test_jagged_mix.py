@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kernels.jagged_mix import jagged_mix
 from kernels.jagged_mix.op import mix
@@ -174,6 +175,11 @@ def test_it_stays_whole_inside_a_compiled_function() -> None:
         ({"offsets": torch.tensor([0, 3], dtype=torch.int32)}, r"offsets: got torch.int32 \(2,\), allowed:"),
         ({"matrices": torch.zeros(1, 2, 4).double()}, "got torch.float32, torch.float64, allowed: one of"),
         ({"values": torch.zeros(3, 2).bfloat16()}, "got torch.bfloat16, torch.float32"),
+        ({"values": torch.zeros(3, 2, device="meta")}, "values: got device 'meta', allowed: cpu, cuda"),
+        (
+            {"matrices": torch.zeros(1, 2, 4, device="meta")},
+            "got devices 'meta', 'cpu', allowed: that of values",
+        ),
         ({"offsets": torch.tensor([0, 4])}, "offsets: got 0 ... 4, allowed: ascending from 0 .* 3"),
         ({"offsets": torch.tensor([1, 3])}, "offsets: got 1 ... 3"),
         (
@@ -186,3 +192,17 @@ def test_bad_arguments_are_named(changes: dict[str, Tensor], message: str) -> No
     good = {"values": torch.zeros(3, 2), "matrices": torch.zeros(1, 2, 4), "offsets": torch.tensor([0, 3])}
     with pytest.raises(ValueError, match=message):
         jagged_mix(**(good | changes))
+
+
+def test_a_gpu_takes_narrow_numbers_and_no_sizes_beyond_its_registers() -> None:
+    with FakeTensorMode():
+        offsets = torch.empty(2, dtype=torch.int64, device="cuda")
+        values, matrices = torch.empty(3, 64, device="cuda"), torch.empty(1, 64, 128, device="cuda")
+        for dtype in (torch.float32, torch.float16, torch.bfloat16):
+            assert jagged_mix(values.to(dtype), matrices.to(dtype), offsets).dtype == dtype
+        with pytest.raises(ValueError, match="allowed: one of float32, float16, bfloat16 for both"):
+            jagged_mix(values.double(), matrices.double(), offsets)
+        with pytest.raises(ValueError, match="M: got 65, allowed on a GPU: at most 64"):
+            jagged_mix(torch.empty(3, 65, device="cuda"), torch.empty(1, 65, 4, device="cuda"), offsets)
+        with pytest.raises(ValueError, match="D: got 129, allowed on a GPU: at most 128"):
+            jagged_mix(torch.empty(3, 4, device="cuda"), torch.empty(1, 4, 129, device="cuda"), offsets)

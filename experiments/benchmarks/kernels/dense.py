@@ -33,7 +33,7 @@ BLOCKS = {
     "dry": [(7, 8, 16)],
 }
 """T rows, width D, F hidden units."""
-MIXES = {"cpu": [(512, 50, 500, 4, 32)], "dry": [(6, 12, 40, 2, 8)]}
+MIXES = {"cpu": [(512, 50, 500, 4, 32)], "cuda": [(1024, 512, 2048, 8, 64)], "dry": [(6, 12, 40, 2, 8)]}
 """B rows, mean and largest length, M numbers of a token, D of the result."""
 
 
@@ -57,10 +57,10 @@ def blocks(device: str, dtype: torch.dtype, dry: bool) -> Iterator[Case]:
 
 
 def mixes(device: str, dtype: torch.dtype, dry: bool) -> Iterator[Case]:
-    """A matrix of each row's own, applied to its tokens; CPU only, as the operator is. Arguments as of `attention`."""
-    for count, mean, most, given, width in MIXES["dry" if dry else device] if device == "cpu" else []:
-        lengths = draw_lengths(count, mean, most)
-        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    """A matrix of each row's own, applied to its tokens; arguments as of `attention`."""
+    for count, mean, most, given, width in MIXES["dry" if dry else device]:
+        lengths = draw_lengths(count, mean, most).to(device)
+        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         sizes = [(int(lengths.sum()), given), (count, given, width)]
         inputs = leaves(*sizes, dtype=dtype, device=device)
         name = f"B {count} mean {mean} max {most} M {given} D {width}"
