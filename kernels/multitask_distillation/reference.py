@@ -46,7 +46,8 @@ def multitask_distillation(
 def _values(signal: Tensor | None, z: Tensor) -> Tensor:
     """Labels or teacher's logits, which get no gradient."""
     assert signal is not None
-    return signal.detach().to(z.dtype)
+    signal = signal.detach() if signal.requires_grad else signal
+    return signal if signal.dtype == z.dtype else signal.to(z.dtype)
 
 
 def _adapted(z: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
