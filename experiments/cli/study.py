@@ -12,6 +12,7 @@ from pathlib import Path
 from distill.fields import describe
 from experiments.cli.common import add_final, add_on, add_quiet, add_set, progress_of, training_where
 from experiments.studies.ablation.file import Ablation, Variant, read_ablation
+from experiments.studies.efficiency.file import Efficiency, read_efficiency
 from experiments.studies.history.file import History, Reader, read_history
 from experiments.studies.scaling.file import Scaling, read_scaling
 from experiments.studies.transfer.file import Slice, Transfer, read_transfer
@@ -21,6 +22,7 @@ SUMMARIES = {
     "ablation": "a full model against itself without one part, and against tuned peers",
     "scaling": "sizes and history lengths, and the law that their quality follows",
     "history": "what thousands of past events cost and bring",
+    "efficiency": "where speed comes from: effective FLOP/s from padded, eager training upwards, and job starts",
     "transfer": "every channel on every student, with controls, and whether the whole is twice plain distillation",
 }
 EXAMPLES = {
@@ -28,15 +30,18 @@ EXAMPLES = {
     "ablation": "experiments/ablation/kuairand.yaml",
     "scaling": "experiments/scaling/simulator.yaml",
     "history": "experiments/history/simulator.yaml",
+    "efficiency": "experiments/efficiency/simulator.yaml",
     "transfer": "experiments/transfer/kuairand.yaml",
 }
 FILES: dict[str, tuple[type, type | None]] = {
     "ablation": (Ablation, Variant),
     "scaling": (Scaling, None),
     "history": (History, Reader),
+    "efficiency": (Efficiency, None),
     "transfer": (Transfer, Slice),
 }
 """Study to the form of its file, and of each of its variants, readers or slices."""
+_RED = "distill: the tests of what is measured fail: nothing is measured"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             add_set(study, "data.root=FOLDER")
         if name in ("ablation", "transfer"):
             add_final(study)
-        add_on(study)
+        if name == "efficiency":  # what is timed is this machine
+            study.set_defaults(on=None)
+        else:
+            add_on(study)
         add_quiet(study)
         if name == "tune":
             study.add_argument(
@@ -111,9 +119,23 @@ def _history(args: argparse.Namespace) -> int:
     from experiments.studies.text import study_console
 
     if not green.tests_pass():
-        print("distill: the tests of what is measured fail: nothing is measured", file=sys.stderr)
+        print(_RED, file=sys.stderr)
         return 1
     print_history(remember(study, args.file, args.overrides, progress_of(args)), study_console())
+    return 0
+
+
+def _efficiency(args: argparse.Namespace) -> int:
+    study = read_efficiency(args.file)
+    from experiments.studies import green
+    from experiments.studies.efficiency.run import climb
+    from experiments.studies.efficiency.show import print_efficiency
+    from experiments.studies.text import study_console
+
+    if not green.tests_pass():
+        print(_RED, file=sys.stderr)
+        return 1
+    print_efficiency(climb(study, args.file, args.overrides, progress_of(args)), study_console())
     return 0
 
 
@@ -132,5 +154,6 @@ _STUDIES = {
     "ablation": _ablation,
     "scaling": _scaling,
     "history": _history,
+    "efficiency": _efficiency,
     "transfer": _transfer,
 }

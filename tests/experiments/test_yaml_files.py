@@ -16,6 +16,7 @@ from distill.registry import SOURCES
 from distill.schema import DayInfo, FeatureSchema, SparseFeature, Task
 from distill.sources.config import KUAIRAND_LOGS, KUAIRAND_USERS, KUAIRAND_VIDEOS
 from experiments.studies.ablation.file import read_ablation
+from experiments.studies.efficiency.file import read_efficiency
 from experiments.studies.files import ComparisonFile, overrides
 from experiments.studies.history.file import LENGTH, read_history
 from experiments.studies.scaling.file import read_scaling
@@ -32,8 +33,9 @@ FORMS = [path for path in FILES if path.parent.name == "ablation" and path.stem.
 ABLATIONS = [path for path in FILES if path.parent.name == "ablation" and path not in FORMS]
 SCALINGS = [path for path in FILES if path.parent.name == "scaling"]
 HISTORIES = [path for path in FILES if path.parent.name == "history"]
+EFFICIENCIES = [path for path in FILES if path.parent.name == "efficiency"]
 TRANSFERS = [path for path in FILES if path.parent.name == "transfer"]
-STUDIES = [*TUNINGS, *ABLATIONS, *FORMS, *SCALINGS, *HISTORIES, *TRANSFERS]
+STUDIES = [*TUNINGS, *ABLATIONS, *FORMS, *SCALINGS, *HISTORIES, *EFFICIENCIES, *TRANSFERS]
 EXPERIMENT_FILES = [path for path in FILES if path not in [*STUDENTS, *TEACHERS, *STUDIES]]
 
 
@@ -137,6 +139,14 @@ def test_history(path: Path, root: Path) -> None:
         for events in reader.events:
             teacher = loaded(study, root, [*overrides(reader.set), f"{LENGTH}={events}"])
             assert teacher.options["dim"] >= 32
+
+
+@pytest.mark.parametrize("path", EFFICIENCIES, ids=lambda path: path.name)
+def test_efficiency(path: Path, root: Path) -> None:
+    study = read_efficiency(path)
+    assert study.data == path.stem and (study.compile, study.processes) == (True, 2)
+    teacher = loaded(study, root, [])
+    assert (teacher.options["history_length"], teacher.options["sequence"]["layers"]) == (500, 2)
 
 
 SLUGS = "none single ah ah_adapter pfd fitnets current rawid repr sharing all".split()
