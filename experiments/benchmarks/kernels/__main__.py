@@ -6,7 +6,7 @@ Each operator at its shapes, forward and with the backward pass, by every route 
 before the clock starts: on a CPU (one thread, processor time, float32) against padding, per-row and bucketed calls, the
 eager definition and torch.compile; on a GPU (bfloat16) also against FlexAttention with its mask and varlen attention.
 
-median_us            median of at least five steps; the routes take turns. Empty: more memory than the device has
+median_us            median of at least three steps; the routes take turns. Empty: more memory than the device has
 ratio_to_best_stock  median of the fastest route that is not ours, over this route's: above 1 it beats all of them
 floor_us             FLOPs at the device's measured peak or bytes at its measured bandwidth, whichever takes longer
 
@@ -152,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--only", nargs="*", choices=list(OPERATORS), help="operators; all by default")
     parser.add_argument("--device", choices=list(DTYPES), default="cpu")
-    parser.add_argument("--seconds", type=float, default=2.0, help="for each route of a case")
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each route of a case")
     parser.add_argument("--save", action="store_true", help="write experiments/results/kernels_<machine>.csv")
     parser.add_argument("--dry", action="store_true", help="run every route once at a tiny shape instead")
     options = parser.parse_args(arguments)

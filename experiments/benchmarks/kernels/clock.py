@@ -14,7 +14,7 @@ from distill.peak import measure_cpu
 from experiments.benchmarks import stream
 from experiments.benchmarks.kernels.case import Case
 
-LEAST, MOST = 5, 200
+LEAST, MOST = 3, 200
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 _PRODUCT, _FLUSH, _COPY = 8192, 256 << 20, 1 << 30
 
