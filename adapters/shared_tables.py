@@ -100,6 +100,18 @@ class SharedTables(nn.Module):
         self.unseen.copy_(torch.cat([~table.seen for table in tables]).unsqueeze(1))
         self.filled.fill_(True)
 
+    @torch.no_grad()
+    def served_rows(self) -> dict[str, Tensor]:
+        """What one id adds to its feature's field, float32 [ids, D] by feature: the map from W to D is linear, so that
+        it and the vector of the unseen may be folded into the rows of a student that is served."""
+        state, rows = self.tables.export(), {}
+        for place, (feature, first) in enumerate(zip(self.features, self.first_rows.tolist(), strict=True)):
+            copied = state[f"{feature}.weight"]
+            unseen = self.unseen[first : first + len(copied)]
+            fields = self.projection(copied.unsqueeze(1).expand(-1, len(self.features), -1))[:, place]
+            rows[feature] = fields + unseen * self.unseen_vector[place]
+        return rows
+
     @torch.compiler.disable  # a compiled model calls it between its graphs, as it does the tables
     def count_unseen(self, sparse: KeyedJaggedTensor) -> Tensor:
         """How many ids of each example the teacher never saw, float32 [B, F]; 0 before any snapshot."""

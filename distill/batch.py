@@ -57,6 +57,19 @@ class Events:
         columns = (getattr(self, name)[places] for name in ("item", "time", "domain", "labels"))
         return Events(offsets, *columns), rows.index_select(0, places)
 
+    def shared(self, by: SharedHistory, rows: Tensor) -> tuple[Events, Tensor]:
+        """Every example's own copy of the events, where several examples share a history.
+
+        Args:
+            by: who shares what.
+            rows: [T, W], what is known of the events beside this.
+
+        Returns:
+            Events of B examples, and their rows.
+        """
+        columns = (getattr(self, name)[by.events] for name in ("item", "time", "domain", "labels"))
+        return Events(by.offsets, *columns), rows.index_select(0, by.events)
+
     def flags(self, domains: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """What is known of an event beside its item, as zeros and ones.
 
@@ -74,6 +87,21 @@ class Events:
         positive.copy_(self.labels == 1)
         negative.copy_(self.labels == 0)
         return flags
+
+
+@dataclass(frozen=True)
+class SharedHistory:
+    """Who shares which of U histories, where several examples have one: the candidates of a request.
+
+    Attributes:
+        of: int64 [B], the history of each example.
+        events: int64 [P], its events' places among the T, example by example: P is B histories' length together.
+        offsets: int64 [B + 1], where each example's places begin.
+    """
+
+    of: Tensor
+    events: Tensor
+    offsets: Tensor
 
 
 @dataclass(frozen=True)
@@ -158,6 +186,7 @@ class Batch:
             is trained on.
         matured: bool [B, K], where `labels` holds a matured label, by whichever rule training learns.
         history: the users' last events, when asked for.
+        shared: who shares them, when a student is served; None in training, where example b has the b-th history.
         teacher: the teacher log's rows, when asked for.
         others: those of the other teachers by name, when asked for.
         past: the teacher's stored representations by group, `user` or `item`, when asked for.
@@ -175,6 +204,7 @@ class Batch:
     label_mask: Tensor
     matured: Tensor
     history: Events | None = None
+    shared: SharedHistory | None = None
     teacher: TeacherSignal | None = None
     others: dict[str, TeacherSignal] = field(default_factory=dict)
     past: dict[str, Past] = field(default_factory=dict)

@@ -9,6 +9,7 @@ embedding dim, N dense features, T events of the whole batch, k tasks.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -130,9 +131,12 @@ class Student(Architecture):
         embedded = self.look_up(batch)
         parts = [embedded.features]
         if self.history_pooling is not None:
-            history, events = self.own_events(batch, embedded)
+            history, events = self._last_events(batch, embedded)
             segments = Segments.of(history.offsets, len(events))
-            parts.append(POOLINGS[self.history_pooling](events, segments).unsqueeze(1))
+            pooled = POOLINGS[self.history_pooling](events, segments)
+            # A shared history is pooled once.
+            pooled = pooled if batch.shared is None else pooled.index_select(0, batch.shared.of)
+            parts.append(pooled.unsqueeze(1))
         parts += self.given_fields(batch, embedded)
         return torch.cat(parts, dim=1) if len(parts) > 1 else embedded.features
 
@@ -140,9 +144,15 @@ class Student(Architecture):
         """The history that the student itself reads, and its rows [T, D + extra columns].
 
         Args:
-            batch: with a history, which is longer where a channel asks for more events.
+            batch: with a history, which is longer where a channel asks for more events. Where examples share one, each
+                is given its own copy.
             embedded: what `look_up` gave.
         """
+        history, rows = self._last_events(batch, embedded)
+        return (history, rows) if batch.shared is None else history.shared(batch.shared, rows)
+
+    def _last_events(self, batch: Batch, embedded: Embedded) -> tuple[Events, Tensor]:
+        """As `own_events`, but a history that several examples share stands there once."""
         history, rows = batch.history, embedded.events
         assert history is not None and rows is not None
         return (
@@ -164,6 +174,9 @@ class Student(Architecture):
         item = features[:, self.features.index(self.schema.item_feature), : self.dim]
         given = [module(batch, item) for module in self.inputs.values()]
         if rows is not None:
+            if self.event_inputs and batch.history is not None and batch.shared is not None:
+                history, rows = batch.history.shared(batch.shared, rows)
+                batch = replace(batch, history=history, shared=None)
             given += [module(batch, item, rows[:, : self.dim]) for module in self.event_inputs.values()]
         got = sum(fields.size(1) for fields in given)
         assert got == self.extra_fields, f"got {got} fields from channels, expected {self.extra_fields}"

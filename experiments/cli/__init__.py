@@ -13,6 +13,8 @@ VERBS = (
     "data",
     "compare",
     "report",
+    "export",
+    "score",
     "dashboard",
     "study",
     "doctor",

@@ -1,0 +1,119 @@
+"""A student of a run as a folder: what it says, what is in it, what is refused. Nothing is trained for it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import experiments.catalog  # noqa: F401
+from distill.checkpoint import save_model
+from distill.load_config import load_config
+from distill.progress import progress_on
+from experiments.__main__ import main
+from experiments.exporting import choose
+from experiments.pipeline.build import build_student
+from experiments.pipeline.run import open_experiment
+from students.export import Export
+from tests.experiments.tiny_experiment import write_days, write_experiment
+
+BARE = Path(__file__).parents[2] / "experiments" / "examples" / "score_bare.py"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder whose students have random parameters."""
+    folder = tmp_path_factory.mktemp("export")
+    file = write_experiment(folder / "tiny", write_days(folder / "data"), folder / "cache")
+    loaded = load_config(file)
+    experiment = open_experiment(loaded, False, progress_on())
+    experiment.folder.mkdir(parents=True)
+    (experiment.folder / "config.yaml").write_text(loaded.to_yaml())
+    for cell, student in experiment.student_cells.items():
+        model, _ = build_student(
+            student,
+            experiment.channels_of(cell),
+            student.optimizer,
+            experiment.data.schema,
+            0,
+            experiment.base,
+        )
+        state = {name: torch.randn_like(value) for name, value in model.state_dict().items()}
+        model.load_state_dict(state)
+        path = experiment.checkpoint_folder(cell, 0) / "model.safetensors"
+        save_model(model, path, {"trained_through": 5, "seed": 0})
+    return experiment.folder
+
+
+@pytest.fixture(scope="module")
+def export(run: Path) -> Path:
+    """An fp32 export of the student without a history, written by the command."""
+    target = run / "exports" / "small"
+    arguments = ["small", "--vertical", "feed", "--channel", "ah", "--no-compile", "--to", str(target)]
+    assert main(["export", str(run), *arguments]) == 0
+    return target
+
+
+def test_only_what_is_served_is_inside(run: Path, export: Path) -> None:
+    program = torch.export.load(export / "program.pt2")
+    inside = {name.removeprefix("student.") for name in program.state_dict}
+    student = choose(run, "small", "feed", "ah", 0).model
+    served = {name for name in student.state_dict() if not name.startswith("tables.")}
+    assert inside == served
+    assert [path.name for path in (export / "tables").iterdir()] == ["tables.rows.npy"]
+
+
+def test_score_gives_the_expected_logits(export: Path, tmp_path: Path) -> None:
+    out = tmp_path / "scored.parquet"
+    assert main(["score", str(export), str(export / "example.parquet"), "--out", str(out)]) == 0
+    scored, expected = pq.read_table(out), pq.read_table(export / "expected.parquet")
+    for name in expected.column_names:
+        np.testing.assert_allclose(scored[name].to_numpy(), expected[name].to_numpy(), rtol=1e-6, atol=1e-6)
+
+
+def test_bare_example_gives_the_same(export: Path) -> None:
+    blocked = (
+        "import sys, runpy; sys.modules.update(dict.fromkeys(('distill', 'torchrec', 'fbgemm_gpu', 'students')));"
+        "runpy.run_path(sys.argv[0])"
+    )
+    code = f"import sys; sys.argv = sys.argv[1:]; {blocked}"
+    command = [sys.executable, "-c", code, str(BARE), str(export), str(export / "example.parquet")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/")
+    rows = np.array([line.split() for line in done.stdout.splitlines()], np.float32)
+    expected = pq.read_table(export / "expected.parquet")
+    columns = [expected[name].to_numpy() for name in expected.column_names]
+    np.testing.assert_allclose(rows, np.stack(columns, axis=1), atol=2e-6)
+
+
+def test_missing_and_wrong_features_are_named(export: Path) -> None:
+    loaded, table = Export.load(export), pq.read_table(export / "example.parquet")
+    with pytest.raises(ValueError, match="column 'item_id' is missing"):
+        loaded.score(table.drop_columns("item_id"))
+    place = table.column_names.index("user_id")
+    with pytest.raises(ValueError, match="user_id: got 240 .*allowed: 0 to 239"):
+        loaded.score(table.set_column(place, "user_id", pa.array([240] * table.num_rows)))
+    with pytest.raises(ValueError, match="user_id: got string, allowed: integers"):
+        loaded.score(table.set_column(place, "user_id", pa.array(["a"] * table.num_rows)))
+
+
+def test_changed_file_is_refused(export: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = shutil.copytree(export, tmp_path / "copy")
+    path = copy / "tables" / "tables.rows.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="tables.rows.npy: sha256: got .*allowed"):
+        Export.load(copy)
+
+
+def test_choice_must_be_one_that_the_run_has(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(run), "small", "--vertical", "feed"]) == 2
+    assert "--channel: got nothing, allowed: none, single, ah" in capsys.readouterr().err
