@@ -50,6 +50,14 @@ def test_routes_of_attention_equal_the_definition(route: Any, causal: bool) -> N
     )
 
 
+def test_padded_pooling_equals_the_definition() -> None:
+    of = rows(causal=False, lengths=(3, 1, 40))
+    _, k, v = inputs(of)
+    seeds = torch.randn(4, 2, 8, dtype=torch.float64)
+    expected = jagged_attention(seeds, k, v, None, of.offsets)
+    torch.testing.assert_close(attention_routes.padded_pooling(of)(seeds, k, v), expected)
+
+
 @pytest.mark.filterwarnings("ignore:.*flex_attention called without torch.compile")
 @pytest.mark.parametrize("causal", [False, True])
 def test_flex_attention_equals_the_definition(causal: bool) -> None:
@@ -72,8 +80,8 @@ def test_a_dry_run_runs_everything_and_times_nothing(
 ) -> None:
     monkeypatch.setattr(clock, "_cpu_seconds", None)
     assert command.main(["--dry"]) == 0
-    # Per direction of attention 5 routes, of the others 2; of tables 3 and 2.
-    assert capsys.readouterr().out == "41 routes of 14 cases ran and agree; nothing was timed\n"
+    # Per direction of attention 5 routes, of its pooling and the others 2; of tables 3 and 2.
+    assert capsys.readouterr().out == "45 routes of 16 cases ran and agree; nothing was timed\n"
 
 
 def square(x: torch.Tensor) -> torch.Tensor:

@@ -76,6 +76,8 @@ def verdicts(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     mine = [row for row in rows if (row["op"], row["direction"]) == ("jagged_attention", BOTH)]
     for shape in dict.fromkeys(row["shape"] for row in mine):
         times = {row["route"]: row["median_us"] for row in mine if row["shape"] == shape}
+        if attention.SPLIT not in times:  # pooling has no bar
+            continue
         ratio = times[attention.PADDED] / times[OURS]
         yield f"{_word(ratio >= PADDED_BAR)} {shape}: {ratio:.1f} times as fast as padded SDPA (bar: {PADDED_BAR:g})"
         name = min((attention.SPLIT, attention.BUCKETED), key=lambda route: times[route])

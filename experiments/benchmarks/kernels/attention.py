@@ -20,6 +20,12 @@ SHAPES: dict[str, list[Shape]] = {
     "dry": [(6, 12, 40, 2, 16)],
 }
 """Rows, mean and largest length, heads, floats per head."""
+POOLS: dict[str, list[tuple[int, Shape]]] = {
+    "cpu": [(4, (512, 50, 500, 4, 16))],
+    "cuda": [(16, (1024, 512, 2048, 4, 64))],
+    "dry": [(3, (6, 12, 40, 2, 16))],
+}
+"""Seeds, which are the queries of every row, and the rows."""
 
 
 def attention(device: str, dtype: torch.dtype, dry: bool) -> Iterator[Case]:
@@ -39,6 +45,23 @@ def attention(device: str, dtype: torch.dtype, dry: bool) -> Iterator[Case]:
             name = f"B {count} mean {mean} max {most} H {heads} E {width}{' causal' * causal}"
             ours = partial(_ours, offsets=offsets, causal=causal)
             yield from both_directions("jagged_attention", name, inputs, ours, _stock(rows, device, dry))
+    yield from _pooling(device, dtype, dry)
+
+
+def _pooling(device: str, dtype: torch.dtype, dry: bool) -> Iterator[Case]:
+    for seeds, (count, mean, most, heads, width) in POOLS["dry" if dry else device]:
+        lengths = draw_lengths(count, mean, most).clamp_min(
+            1
+        )  # a softmax over nothing has no definition in torch
+        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]).to(device)
+        keys = (int(lengths.sum()), heads, width)
+        inputs = leaves((seeds, heads, width), keys, keys, dtype=dtype, device=device)
+        name = f"B {count} mean {mean} max {most} H {heads} E {width}, pooled by {seeds} seeds"
+        padded = routes.padded_pooling(routes.Rows(offsets, lengths.tolist(), causal=False))
+        stock: dict[str, Function] = {PADDED: padded}
+        if not dry:
+            stock[COMPILED] = compiled(padded)
+        yield from both_directions("jagged_attention", name, inputs, partial(_pool, offsets=offsets), stock)
 
 
 def draw_lengths(rows: int, mean: int, most: int) -> Tensor:
@@ -75,3 +98,7 @@ def _stock(rows: routes.Rows, device: str, dry: bool) -> dict[str, Function]:
 
 def _ours(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, causal: bool) -> Tensor:
     return jagged_attention(q, k, v, offsets, offsets, causal=causal)
+
+
+def _pool(seeds: Tensor, k: Tensor, v: Tensor, offsets: Tensor) -> Tensor:
+    return jagged_attention(seeds, k, v, None, offsets)

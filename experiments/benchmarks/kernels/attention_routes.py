@@ -65,6 +65,18 @@ def padded_eager(rows: Rows) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     return attend
 
 
+def padded_pooling(rows: Rows) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """SDPA of the same seeds [S, H, E] in every row, over padded keys: [B, S, H, E]."""
+
+    def attend(seeds: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        k, v = (_pad(x, rows.offsets, rows.longest) for x in (k, v))
+        q = seeds.transpose(0, 1).expand(len(k), -1, -1, -1)
+        seen = torch.arange(rows.longest, device=k.device) < rows.offsets.diff()[:, None]
+        return scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None, :]).transpose(1, 2)
+
+    return attend
+
+
 def split(rows: Rows) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """One call of SDPA a row."""
 

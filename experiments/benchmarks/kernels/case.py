@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ FORWARD, BOTH, UPDATE = "forward", "forward+backward", "forward+backward+update"
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 4e-2}
 """Largest difference between two routes, as a share of the largest number of ours."""
 
+T = TypeVar("T")
 Function = Callable[..., Tensor | tuple[Tensor, ...]]
 Step = Callable[[], tuple[Tensor, ...]]
 
@@ -52,7 +54,10 @@ class Case:
         """Which route computes something else than ours, and by how much; None when none does."""
         ours = self.routes[OURS]()
         for name, step in self.routes.items():
-            for number, (mine, theirs) in enumerate(zip(ours, step(), strict=True)):
+            found = attempt(step)
+            for number, (mine, theirs) in enumerate(
+                zip(ours, found, strict=True) if found is not None else ()
+            ):
                 error, most = (theirs - mine).abs().max().item(), mine.abs().max().item()
                 if not error <= TOLERANCE[self.dtype] * most:
                     return f"{self.op}, {self.shape}, {self.direction}: {name}: result {number} is off by {error:.2g}"
@@ -90,6 +95,15 @@ def both_directions(
         # Going back, inputs and outputs' gradients are read and inputs' gradients written.
         moved = forward_bytes + (0 if direction == FORWARD else 2 * _size(inputs) + _size(outputs))
         yield Case(op, shape, direction, inputs[0].dtype, routes, _flops(routes[OURS]), moved)
+
+
+def attempt(step: Callable[[], T]) -> T | None:
+    """What a step returns; None where the device's memory is too small for it, which is a result, not a fault."""
+    try:
+        return step()
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return None
 
 
 def compiled(function: Function) -> Function:

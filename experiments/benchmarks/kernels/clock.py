@@ -12,7 +12,7 @@ import torch
 
 from distill.peak import measure_cpu
 from experiments.benchmarks import stream
-from experiments.benchmarks.kernels.case import Case
+from experiments.benchmarks.kernels.case import Case, attempt
 
 LEAST, MOST = 3, 200
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
@@ -92,12 +92,7 @@ def machine(device: str) -> str:
 
 
 def _fits(step: Callable[[], Any]) -> bool:
-    try:
-        step()
-    except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
-        return False
-    return True
+    return attempt(lambda: (step(),)) is not None
 
 
 def _cpu_seconds(step: Callable[[], Any]) -> float:
