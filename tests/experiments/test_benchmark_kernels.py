@@ -127,7 +127,7 @@ def test_bars(split: float, padded: float, words: list[str]) -> None:
 
 
 def test_the_floor_is_whichever_takes_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clock, "measure_cpu", lambda precision, threads: 1e9)
+    monkeypatch.setattr(clock.Floor, "_peak", lambda self, dtype: 1e9)
     monkeypatch.setattr(clock.Floor, "_bandwidth", lambda self, moved: 1e6)
     floor = clock.Floor("cpu")
     assert floor.microseconds(case(flops=1_000_000, size=8)) == pytest.approx(1000.0)

@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 
-from distill.peak import measure_cpu
 from experiments.benchmarks import stream
 from experiments.benchmarks.kernels.case import Case, attempt
 
 LEAST, MOST = 3, 200
-_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
-_PRODUCT, _FLUSH, _COPY = 8192, 256 << 20, 1 << 30
+_PRODUCT = {"cpu": 1024, "cuda": 8192}
+_FLUSH, _COPY = 256 << 20, 1 << 30
 
 
 def medians(steps: Mapping[str, Callable[[], Any]], seconds: float, device: str) -> dict[str, float | None]:
@@ -64,12 +63,13 @@ class Floor:
         )
 
     def _peak(self, dtype: torch.dtype) -> float:
+        """FLOPs per second, by the clock that times the cases."""
         if dtype not in self._peaks:
-            self._peaks[dtype] = (
-                measure_cpu(_NAMES[dtype], torch.get_num_threads())
-                if self._device == "cpu"
-                else _cuda_peak(dtype)
-            )
+            size = _PRODUCT[self._device]
+            left = torch.full((size, size), 0.5, dtype=dtype, device=self._device)
+            found = medians({"product": lambda: left @ left}, 0.5, self._device)["product"]
+            assert found is not None
+            self._peaks[dtype] = 2e6 * size**3 / found
         return self._peaks[dtype]
 
     def _bandwidth(self, moved: int) -> float:
@@ -110,10 +110,3 @@ def _cuda_seconds(step: Callable[[], Any]) -> float:
     end.record()
     torch.cuda.synchronize()
     return 1e-3 * start.elapsed_time(end)
-
-
-def _cuda_peak(dtype: torch.dtype) -> float:
-    left = torch.full((_PRODUCT, _PRODUCT), 0.5, dtype=dtype, device="cuda")
-    found = medians({"product": lambda: left @ left}, 0.5, "cuda")["product"]
-    assert found is not None
-    return 2e6 * _PRODUCT**3 / found
