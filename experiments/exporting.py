@@ -218,11 +218,11 @@ def _compare(
             before, after = (logloss(logits[known, place], labels) for logits in (trained, exported))
             changes.append(abs(after - before) / before)
     parity = Parity(len(trained), difference, max(changes, default=None))
-    _refuse(parity, served.signature.precision)
+    refuse(parity, served.signature.precision)
     return parity
 
 
-def _refuse(parity: Parity, precision: Precision) -> None:
+def refuse(parity: Parity, precision: Precision) -> None:
     if precision == "fp32" and not parity.difference <= TOLERANCE:
         raise UserError(
             f"export: logits differ from the trained student's by {parity.difference:.2e}, allowed: {TOLERANCE:.0e}. "

@@ -17,7 +17,7 @@ from distill.checkpoint import save_model
 from distill.load_config import load_config
 from distill.progress import progress_on
 from experiments.__main__ import main
-from experiments.exporting import choose
+from experiments.exporting import Parity, choose, refuse
 from experiments.pipeline.build import build_student
 from experiments.pipeline.run import open_experiment
 from students.export import Export
@@ -117,3 +117,13 @@ def test_changed_file_is_refused(export: Path, tmp_path: Path) -> None:
 def test_choice_must_be_one_that_the_run_has(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(run), "small", "--vertical", "feed"]) == 2
     assert "--channel: got nothing, allowed: none, single, ah" in capsys.readouterr().err
+
+
+def test_precision_that_changes_ne_too_much_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"--precision: got int8, with which NE changes by 0\.0300 %"):
+        refuse(Parity(rows=100, difference=0.1, ne=3e-4), "int8")
+
+
+def test_fp32_that_differs_is_refused() -> None:
+    with pytest.raises(ValueError, match="logits differ .* by 2.00e-06, allowed: 1e-06"):
+        refuse(Parity(rows=100, difference=2e-6, ne=0.0), "fp32")
