@@ -72,8 +72,11 @@ def dynamic_shapes(signature: Signature) -> tuple[dict[int, Any], ...]:
 
 
 def save_program(program: ExportedProgram, path: Path) -> None:
-    """Write the program without the arguments it was traced with, which torch would pickle."""
+    """Write the program without the arguments it was traced with, which torch would pickle, and without the names of
+    this machine's files."""
     program.example_inputs = None
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
     torch.export.save(program, path)
 
 

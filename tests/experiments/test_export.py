@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,15 @@ def test_only_what_is_served_is_inside(run: Path, export: Path) -> None:
     served = {name for name in student.state_dict() if not name.startswith("tables.")}
     assert inside == served
     assert [path.name for path in (export / "tables").iterdir()] == ["tables.rows.npy"]
+
+
+def test_program_holds_no_pickle_and_no_file_names(export: Path) -> None:
+    with zipfile.ZipFile(export / "program.pt2") as file:
+        sizes = {entry.filename: entry.file_size for entry in file.infolist()}
+        pickled = [name for name, size in sizes.items() if size and name.endswith((".pt", ".pkl"))]
+        text = b"".join(file.read(name) for name in sizes if name.endswith(".json"))
+    assert pickled == []
+    assert str(BARE.parents[2]).encode() not in text
 
 
 def test_score_gives_the_expected_logits(export: Path, tmp_path: Path) -> None:
