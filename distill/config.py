@@ -254,8 +254,9 @@ class ExperimentConfig:
         checkpoint: checkpoints within a training.
         workers: processes that train seeds and students side by side; 0 for one per core.
         threads: torch threads per process.
-        bank: students of one shape, surface and seed that are trained as one at most, where their channels allow it; 1
-            trains each by itself.
+        bank: students of one shape, surface and seed that are trained as one at most, where their channels allow it (none,
+            `single`, `ah`): cheaper, and equal to training alone within rounding. 1 trains each by itself, so that what
+            changes nothing leaves every bit as it was.
     """
 
     name: str = "???"
@@ -272,4 +273,4 @@ class ExperimentConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     workers: int = 0
     threads: int = 1
-    bank: int = 16
+    bank: int = 1
