@@ -12,23 +12,27 @@ import yaml
 from experiments.__main__ import main
 from students.export import Export
 
-data, work = Path(sys.argv[1]), Path(sys.argv[2])
-experiment = {
-    "name": "mine",
-    "output": str(work / "run"),
-    "seeds": [0],
-    "data": {"source": "parquet", "root": str(data), "cache": str(work / "cache")},
-    "teacher": {"options": {"dim": 8, "history_length": 6, "layers": 1, "mlp": [16]}},
-    "channels": {"ah": {"ah": {}}},
-    "students": [{"name": "small", "architecture": "deepfm", "verticals": ["feed"], "options": {"dim": 8}}],
-    "schedule": {"tune_days": [4, 5], "test_days": [6]},
-    "wandb": {"enabled": False},
-}
-work.mkdir(parents=True, exist_ok=True)
-(work / "mine.yaml").write_text(yaml.safe_dump(experiment))
-student = ["small", "--channel", "ah", "--precision", "fp16", "--no-compile", "--to", str(work / "small")]
-if main(["run", str(work / "mine.yaml")]) or main(["export", str(work / "run"), *student]):
-    sys.exit("training or export failed")
-rows = pq.read_table(sorted(data.glob("*/*.parquet"))[-1])
-for task, logits in Export.load(work / "small").score(rows).items():
-    print(task, len(logits), logits.mean())
+
+def ship(data: Path, work: Path) -> None:
+    experiment = {
+        "name": "mine",
+        "output": str(work / "run"),
+        "data": {"source": "parquet", "root": str(data), "cache": str(work / "cache")},
+        "teacher": {"options": {"dim": 8, "history_length": 6, "layers": 1, "mlp": [16]}},
+        "channels": {"ah": {"ah": {}}},
+        "students": [{"name": "small", "verticals": ["feed"], "options": {"dim": 8}}],
+        "schedule": {"tune_days": [4, 5], "test_days": [6]},
+        "wandb": {"enabled": False},
+    }
+    work.mkdir(parents=True, exist_ok=True)
+    (work / "mine.yaml").write_text(yaml.safe_dump(experiment))
+    student = ["small", "--channel", "ah", "--precision", "fp16", "--no-compile", "--to", str(work / "small")]
+    if main(["run", str(work / "mine.yaml")]) or main(["export", str(work / "run"), *student]):
+        sys.exit("training or export failed")
+    rows = pq.read_table(sorted(data.glob("*/*.parquet"))[-1])
+    for task, logits in Export.load(work / "small").score(rows).items():
+        print(task, len(logits), logits.mean())
+
+
+if __name__ == "__main__":  # students are trained in processes that import this file
+    ship(Path(sys.argv[1]), Path(sys.argv[2]))
