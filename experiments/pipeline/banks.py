@@ -106,7 +106,8 @@ def _shape(task: Task) -> str | None:
     student, experiment = task.student, task.experiment
     if is_user_file(student.architecture) or student.content or student.compute != ComputeConfig():
         return None
-    made = get_type_hints(STUDENTS.get(student.architecture).load())["return"]
+    # What a builder does not say it makes is trained alone.
+    made = get_type_hints(STUDENTS.get(student.architecture).load()).get("return", object)
     if not issubclass(made, Student) or set(task.channels) - set(BANKED):
         return None
     log = None if experiment.teacher_cell is None else experiment.log_folder(_teacher(task), task.seed)
