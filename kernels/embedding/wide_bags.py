@@ -12,6 +12,7 @@ from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
 from kernels.embedding.bags import Layout, rows_in_table
+from kernels.embedding.substitute import is_substituted, permuted
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,10 @@ def _by_example(rows: Tensor, lengths: Tensor, batch: int) -> tuple[Tensor, Tens
     """
     bags = torch.arange(lengths.numel(), dtype=torch.int32, device=rows.device)
     order = bags.view(-1, batch).t().reshape(-1) if batch else bags
-    lengths, rows, _ = torch.ops.fbgemm.permute_1D_sparse_data(order, lengths, rows, None, rows.numel())
+    if is_substituted(rows.device):
+        lengths, rows = permuted(order, lengths, rows)
+    else:
+        lengths, rows, _ = torch.ops.fbgemm.permute_1D_sparse_data(order, lengths, rows, None, rows.numel())
     return rows, lengths
 
 

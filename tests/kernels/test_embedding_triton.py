@@ -17,7 +17,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
 )
 from torch import Tensor
 
-from kernels.embedding import EmbeddingTables, bags, substitute, tables
+from kernels.embedding import EmbeddingTables, History, WideTables, bags, substitute, tables, wide_bags
 from kernels.embedding import gpu as compiled
 from kernels.embedding.substitute import SubstituteTable, complete_cumsum, in_order, permuted
 from kernels.embedding.tables import EPS
@@ -50,7 +50,7 @@ def substituted(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     """Says whether tables that are built or used from now on are substitutes."""
 
     def set_to(value: bool) -> None:
-        for module in (bags, tables):
+        for module in (bags, tables, wide_bags):
             monkeypatch.setattr(module, "is_substituted", lambda device: value)
 
     return set_to
@@ -143,6 +143,37 @@ def test_the_front_gives_the_same_with_it(
         torch.testing.assert_close(state[name], tensor, rtol=1e-5, atol=1e-6)
     theirs.load(state)  # one's state is the other's
     assert torch.equal(theirs.export()["item.momentum"], state["item.momentum"])
+
+
+def test_wide_tables_deal_bags_without_fbgemm_as_with_it(substituted: Callable[[bool], None]) -> None:
+    ids, history = random_batch(6, 13, 0)
+    of_examples = History(history, torch.tensor([0, 2, 2, 5, 9, 13, 13]), mean=True)
+    ends = []
+    for value in (False, True):
+        substituted(value)
+        wide = WideTables(SIZES, 8, (0.1, 0.3), seeds=(1, 2), history_feature="item")
+        found = wide(keyed(ids), history)
+        assert found.events is not None
+        (found.features.square().sum() + 2 * found.events.sum()).backward()
+        pooled = wide.pooled(keyed(ids), of_examples)
+        pooled.square().sum().backward()
+        ends.append((found.features, found.events, pooled, wide.weight, wide.moment))
+    assert all(torch.equal(mine, theirs) for theirs, mine in zip(*ends, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+def test_on_a_gpu_wide_tables_train_as_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fbgemm_gpu.__variant__", "cpu")
+    ends = []
+    for device in ("cuda", "cpu"):
+        wide = WideTables(SIZES, 8, (0.1, 0.3), seeds=(1, 2), history_feature="item", device=device)
+        for step in range(3):
+            ids, history = random_batch(33, 100, step)
+            found = wide(keyed(ids).to(torch.device(device)), history.to(device))
+            assert found.events is not None
+            (found.features.square().sum() + 2 * found.events.sum()).backward()
+        ends.append(wide.weight.cpu())
+    torch.testing.assert_close(*ends, rtol=1e-4, atol=1e-5)
 
 
 def test_a_gradient_that_is_not_finite_and_a_prediction_change_nothing(
