@@ -9,14 +9,13 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from adapters.vocabulary import Match
 from distill.checkpoint import CHANNELS
 from distill.errors import UserError, nearest
+from distill.tensor_file import TensorFile, open_tensors
 
 _TABLES = "tables."
 
@@ -40,12 +39,11 @@ class TeacherFile:
     """An open snapshot.
 
     Args:
-        path: of the file.
-        tensors: safetensors' handle.
+        tensors: the file.
     """
 
-    def __init__(self, path: Path, tensors: Any):
-        self.path = path
+    def __init__(self, tensors: TensorFile):
+        self.path = tensors.path
         self._tensors = tensors
         self._names = [name for name in tensors.keys() if not name.startswith(CHANNELS)]
 
@@ -90,7 +88,7 @@ class TeacherFile:
         }
         check_module(path, parents, f"{name} in {self.path}")
         inside = [tensor for tensor in dense if tensor.startswith(f"{path}.")]
-        return {tensor.removeprefix(f"{path}."): self._tensors.get_tensor(tensor) for tensor in inside}
+        return {tensor.removeprefix(f"{path}."): self._tensors.tensor(tensor) for tensor in inside}
 
     def _tensor(self, feature: str, part: str) -> Tensor:
         tables = {
@@ -101,7 +99,7 @@ class TeacherFile:
                 f"sharing.tables: got '{feature}', allowed: {', '.join(sorted(tables)) or 'nothing'}, the tables in "
                 f"{self.path}. {nearest(feature, tables)}".rstrip()
             )
-        return self._tensors.get_tensor(f"{_TABLES}{feature}.{part}")
+        return self._tensors.tensor(f"{_TABLES}{feature}.{part}")
 
 
 @contextmanager
@@ -118,11 +116,8 @@ def open_teacher(path: Path) -> Iterator[TeacherFile]:
         raise UserError(
             f"sharing: no snapshot {path}. Train the teacher first (`distill teacher` or `distill run`)."
         )
-    try:
-        with safe_open(path, framework="pt") as tensors:
-            yield TeacherFile(path, tensors)
-    except SafetensorError as error:
-        raise UserError(f"sharing: {path} is cut off or damaged ({error})") from error
+    with open_tensors(path) as tensors:
+        yield TeacherFile(tensors)
 
 
 def check_module(path: str, known: Collection[str], name: str) -> None:

@@ -1,4 +1,4 @@
-"""A model on disk: one safetensors file, never pickle, written beside its place and renamed.
+"""A model on disk: one file of tensors (`distill.tensor_file`), written beside its place and renamed.
 
 It holds what `state_dict` says: dense parameters, and under `tables.` the rows with their AdaGrad moments. What
 belongs to the same moment, such as the autoencoder of the teacher's representations, lies in the same file, under
@@ -7,22 +7,17 @@ belongs to the same moment, such as the autoencoder of the teacher's representat
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from distill.distributed.share import is_first
 from distill.errors import UserError
-from distill.files import atomic_path
 from distill.protocols import Architecture
+from distill.tensor_file import open_tensors, write_tensors
 
 CHANNELS = "channels."
 """Before the names of tensors that are no part of the model."""
@@ -41,17 +36,12 @@ def save_model(
     """
     assert not hasattr(model, CHANNELS[:-1]), f"a part of the model is named {CHANNELS[:-1]}"
     tensors = {
-        prefix + name: tensor.contiguous()
+        prefix + name: tensor
         for prefix, part in _parts(model, channels).items()
         for name, tensor in part.state_dict().items()
     }
-    if not is_first():
-        return
-    with atomic_path(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata={"meta": json.dumps(dict(meta), sort_keys=True)})
-        except SafetensorError as error:
-            raise _as_os_error(error) from error
+    if is_first():
+        write_tensors(path, tensors, meta)
 
 
 def load_model(
@@ -74,14 +64,8 @@ def load_model(
         raise UserError(
             f"checkpoint: no file {path}. Train the model first (`distill teacher` or `distill run`)."
         )
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-            meta = json.loads((file.metadata() or {}).get("meta", "{}"))
-    except SafetensorError as error:
-        raise UserError(
-            f"checkpoint {path}: cut off or damaged ({error}). Remove it and train again."
-        ) from error
+    with open_tensors(path) as file:
+        tensors, meta = {name: file.tensor(name) for name in file.keys()}, file.meta
     parts = _parts(model, channels)
     states = {prefix: part.state_dict() for prefix, part in parts.items()}
     own = {prefix + name: tensor for prefix, state in states.items() for name, tensor in state.items()}
@@ -96,12 +80,6 @@ def load_model(
 def _parts(model: Architecture, channels: Mapping[str, nn.Module] | None) -> dict[str, nn.Module]:
     """What a file holds, by the beginning of its tensors' names."""
     return {"": model, **{f"{CHANNELS}{name}.": channel for name, channel in (channels or {}).items()}}
-
-
-def _as_os_error(error: SafetensorError) -> OSError:
-    """What the system said, which safetensors has only in its text."""
-    number = re.search(r"os error (\d+)", str(error))
-    return OSError(int(number.group(1)) if number else errno.EIO, str(error))
 
 
 def _refuse_other_shapes(own: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:

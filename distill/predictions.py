@@ -133,7 +133,8 @@ def write_predictions(path: str | Path, predictions: Predictions) -> None:
         columns[_LOGIT + task] = pa.array(p.logits[task], pa.float32())
         columns[_LABEL + task] = pa.array(p.labels[task], pa.int8(), mask=p.labels[task] == UNKNOWN)
     with atomic_path(path) as temporary:
-        pq.write_table(pa.table(columns), temporary, row_group_size=_ROWS_PER_GROUP)
+        table = pa.table(columns)
+        pq.write_table(table, temporary, row_group_size=_ROWS_PER_GROUP, write_page_checksum=True)
 
 
 def read_predictions(path: str | Path, splits: Iterable[str] = SPLITS) -> Predictions:
@@ -155,9 +156,12 @@ def read_predictions(path: str | Path, splits: Iterable[str] = SPLITS) -> Predic
     try:
         schema = pq.read_schema(path)
         tasks = _tasks(path, schema)
-        table = pq.read_table(path, schema=schema, filters=[("split", "in", splits)])
+        wanted = [("split", "in", splits)]
+        table = pq.read_table(path, schema=schema, filters=wanted, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
-        raise PredictionError(f"{path}: not a readable Parquet file: {error}") from error
+        raise PredictionError(
+            f"{path}: not a readable Parquet file: {error}. Remove it; `distill run` trains again what is missing"
+        ) from error
     try:
         return _from_table(table, tasks)
     except PredictionError as error:

@@ -29,6 +29,7 @@ def faults(chaos: Chaos, components: dict[str, Component]) -> Iterator[Row]:
     if log := components.get("log"):
         yield _full(chaos, log, 5_000)
         yield chaos.damaged(log, "read error", "snapshot", lambda folder: _unreadable(folder / SNAPSHOT))
+        yield flipped_snapshot(chaos, log)
         yield chaos.damaged(
             log, "truncated", "log part", lambda folder: _cut(_with(log, folder) / LOG), refused=False
         )
@@ -41,6 +42,17 @@ def faults(chaos: Chaos, components: dict[str, Component]) -> Iterator[Row]:
             yield chaos.damaged(students, "read error", "log part", lambda folder: _unreadable(folder / LOG))
             yield chaos.damaged(students, "truncated", "log part", lambda f: _cut(f / LOG), ("log",))
             yield chaos.damaged(students, "flipped byte", "log part", lambda f: _flip(f / LOG), ("log",))
+
+
+def flipped_snapshot(chaos: Chaos, log: Component) -> Row:
+    """Flip a byte of a finished snapshot; the log refuses it by name, and the teacher is trained again without it."""
+
+    def damage(folder: Path) -> Undo:
+        path = folder / SNAPSHOT
+        _flip(path)
+        return path.unlink
+
+    return chaos.damaged(log, "flipped byte", "snapshot", damage, ("teacher",))
 
 
 def _full(chaos: Chaos, component: Component, size: int) -> Row:

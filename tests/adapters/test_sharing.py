@@ -262,5 +262,5 @@ def test_snapshot_that_is_missing_or_damaged(tmp_path: Path) -> None:
         channel.begin_day(3, tmp_path / "nowhere.safetensors")
     path = write_snapshot(tmp_path)
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(UserError, match="sharing: .* is cut off or damaged"):
+    with pytest.raises(UserError, match="safetensors: cut off or damaged .*Remove it"):
         channel.begin_day(3, path)

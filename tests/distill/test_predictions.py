@@ -73,6 +73,19 @@ def test_a_full_disk_leaves_the_old_file_and_no_half_one(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["0.parquet"]
 
 
+def test_a_flipped_byte_of_a_column_is_noticed(tmp_path):
+    path = tmp_path / "0.parquet"
+    write_predictions(path, mixed(2000))
+    column = pq.ParquetFile(path).metadata.row_group(0).column(0)
+    whole = bytearray(path.read_bytes())
+    whole[column.data_page_offset + column.total_compressed_size // 2] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(
+        PredictionError, match=r"0\.parquet: not a readable .*Remove it; `distill run` trains"
+    ):
+        read_predictions(path)
+
+
 def test_splits_that_are_not_asked_for_are_not_read(tmp_path):
     write_predictions(tmp_path / "0.parquet", mixed())
     found = read_predictions(tmp_path / "0.parquet", ["tune"])

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from experiments.benchmarks.chaos import EXPERIMENT, Chaos, Component
-from experiments.benchmarks.chaos_faults import LOG
+from experiments.benchmarks.chaos_faults import LOG, flipped_snapshot
 from experiments.benchmarks.victims import content, put_back, rows
 from tests.experiments.killed import run_until
 
@@ -79,6 +79,13 @@ def test_log_at_a_random_moment_and_a_part_cut_short(chaos: Chaos, components: d
     part.write_bytes(part.read_bytes()[:-100])
     chaos.in_peace(components["log"].arguments)
     assert content(components["log"].folder) == content(components["log"].after)
+
+
+def test_flipped_byte_of_a_snapshot_is_named_and_made_good(
+    chaos: Chaos, components: dict[str, Component]
+) -> None:
+    row = flipped_snapshot(chaos, components["log"])
+    assert row.identical and (row.rows_lost, row.rows_doubled) == (0, 0)
 
 
 def test_rows_are_counted(components: dict[str, Component], tmp_path: Path) -> None:
