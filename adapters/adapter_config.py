@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from distill.channel_config import check_other_surfaces
 from distill.errors import UserError
 
 
@@ -21,6 +22,8 @@ class LearntTargetConfig:
         surface: it also reads the example's surface; of use to a model of several.
         age: it also reads how old each teacher's snapshot is.
         hour: it also reads the hour of the day (UTC), which the student itself sees only as a feature of the data.
+        other_surfaces: share of the other surfaces' rows that the distill head also learns from, from 0 to 1; what
+            makes the target learns from none of them.
     """
 
     weight: float = 1.0
@@ -33,6 +36,7 @@ class LearntTargetConfig:
     surface: bool = False
     age: bool = False
     hour: bool = False
+    other_surfaces: float = 0.0
 
     def check(self, channel: str) -> None:
         """Refuse values that no such channel can have.
@@ -43,6 +47,7 @@ class LearntTargetConfig:
         for name, value in (("weight", self.weight), ("beta", self.beta)):
             if value < 0:
                 raise UserError(f"{channel}.{name}: got {value}, allowed: 0 or more")
+        check_other_surfaces(self.other_surfaces, channel)
         if self.learning_rate <= 0:
             raise UserError(f"{channel}.learning_rate: got {self.learning_rate}, allowed: more than 0")
         for name, widths in (("hidden", self.hidden), ("layers", self.layers)):

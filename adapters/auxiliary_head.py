@@ -11,6 +11,11 @@ As a channel set of its own:
       ah: {ah: {}}
       ah_tower: {ah: {tap: embedding, hidden: [128, 64]}}
 
+With `other_surfaces` the head also learns what the teacher says of rows of other surfaces (`distill.other_surfaces`),
+which is how a surface of few rows comes to a trunk that has seen many:
+
+      ah_surfaces: {ah: {other_surfaces: 1.0}}
+
 What that tap holds: the rows of the features, and where there are any the pooled history and the fields that channels
 give. DIN has no history there (its interest is made by its attention), GEM nothing but rows; dense features are in none
 of them.
@@ -28,7 +33,7 @@ from adapters.config import AuxiliaryHeadConfig
 from adapters.distill_head import DistillHead, tap_width
 from distill.batch import Batch
 from distill.distillation import check_tasks, distillation_loss, weights_of
-from distill.losses import sampled_rates
+from distill.losses import masked_bce, sampled_rates
 from distill.protocols import Architecture, Channel, Output
 from distill.schema import FeatureSchema
 from distill.seeding import seeded
@@ -53,6 +58,9 @@ class AuxiliaryHead(Channel):
         super().__init__()
         self.config = config
         self.seed = seed
+        # A head that weighs nothing must change nothing, not even the number of steps.
+        self.other_surfaces = config.other_surfaces if config.weight else 0.0
+        self.other_labels = config.target == "labels"
 
     def attach(self, student: Architecture) -> None:
         """Build the head on the student's tap.
@@ -74,8 +82,16 @@ class AuxiliaryHead(Channel):
 
     def loss(self, output: Output, batch: Batch, student: Architecture) -> tuple[Tensor, dict[str, Tensor]]:
         config, logits = self.config, self.head(output.taps[self.config.tap])
+        if config.target == "labels":
+            loss = masked_bce(logits, *self._labels(batch, student), self.task_weights)
+            return config.weight * loss, {"loss": loss.detach()}
         loss, logs = distillation_loss(config.loss, logits, batch, student, config.alpha, self.task_weights)
         return config.weight * loss, logs
+
+    @staticmethod
+    def _labels(batch: Batch, student: Architecture) -> tuple[Tensor, Tensor]:
+        """Labels and mask of the student's tasks, [B, k] each."""
+        return batch.labels[:, student.task_index], batch.label_mask[:, student.task_index]
 
 
 def build(config: AuxiliaryHeadConfig, schema: FeatureSchema, seed: int) -> AuxiliaryHead:

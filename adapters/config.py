@@ -1,8 +1,9 @@
 """Settings of the channels that have parameters. Free of torch."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
-from distill.channel_config import DistillationLoss, check_distillation
+from distill.channel_config import DistillationLoss, check_distillation, check_other_surfaces
 from distill.errors import UserError
 
 
@@ -20,6 +21,10 @@ class AuxiliaryHeadConfig:
         tap: the student's tap that the head reads; embedding with hidden layers makes a tower of its own.
         hidden: widths of the head's hidden layers; none for a linear head.
         task_weights: factor of a task's loss by its name; 1 for tasks not named.
+        other_surfaces: share of the other surfaces' rows that it also learns from, without their labels, from 0 to 1;
+            what the teacher says of them is worth most to a small surface, and every row costs a row's training.
+        target: teacher; or labels, those of the other surfaces as well: the control that says how much of a gain is
+            the teacher's and how much the rows'. `loss` and `alpha` say nothing then.
     """
 
     weight: float = 1.0
@@ -29,9 +34,12 @@ class AuxiliaryHeadConfig:
     tap: str = "penultimate"
     hidden: list[int] = field(default_factory=list)
     task_weights: dict[str, float] = field(default_factory=dict)
+    other_surfaces: float = 0.0
+    target: Literal["teacher", "labels"] = "teacher"
 
     def __post_init__(self) -> None:
         check_distillation(self.loss, self.weight, self.alpha, self.task_weights, "ah")
+        check_other_surfaces(self.other_surfaces, "ah")
         if self.beta < 0:
             raise UserError(f"ah.beta: got {self.beta}, allowed: 0 or more")
         if any(width < 1 for width in self.hidden):

@@ -55,6 +55,7 @@ class LearntTarget(Channel):
         super().__init__()
         check_tasks(config.task_weights, schema, name)
         self.name, self.config, self.schema, self.seed = name, config, schema, seed
+        self.other_surfaces = config.other_surfaces if config.weight else 0.0
         self._logs: dict[str, Tensor] = {}
 
     @abstractmethod
@@ -133,7 +134,8 @@ class LearntTarget(Channel):
             logits, known = self.estimate(batch)
         mask = known.unsqueeze(1).expand_as(logits)
         loss = soft_bce(self.head(output.taps[self.config.tap]), logits, mask, self.task_weights)
-        return self.config.weight * loss, {"loss": loss.detach(), **self._logs}
+        # What `step` has logged is of the student's own rows.
+        return self.config.weight * loss, {"loss": loss.detach(), **(self._logs if batch.own else {})}
 
     def _log(self, batch: Batch, logits: Tensor, labels: Tensor, matured: Tensor) -> None:
         """The target beside the teacher itself, by the labels that both are known for; how far it lies from the

@@ -191,6 +191,7 @@ class Batch:
         others: those of the other teachers by name, when asked for.
         past: the teacher's stored representations by group, `user` or `item`, when asked for.
         content: content vectors by modality, those that were asked for.
+        own: False for rows of other surfaces than the model's, from which only channels learn that ask for them.
     """
 
     day: int
@@ -209,6 +210,7 @@ class Batch:
     others: dict[str, TeacherSignal] = field(default_factory=dict)
     past: dict[str, Past] = field(default_factory=dict)
     content: dict[str, ContentVectors] = field(default_factory=dict)
+    own: bool = True
 
     def __len__(self) -> int:
         return self.example_id.numel()

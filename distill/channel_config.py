@@ -99,3 +99,15 @@ def check_soft_labels(weight: float, alpha: float, channel: str) -> None:
         raise UserError(
             f"{channel}.alpha: got {alpha}, allowed: more than 0; 1 leaves the teacher's probability as it is"
         )
+
+
+def check_other_surfaces(share: float, channel: str) -> None:
+    """Refuse what is no share of the other surfaces' rows.
+
+    Raises:
+        UserError: naming the field of the channel.
+    """
+    if not 0 <= share <= 1:
+        raise UserError(
+            f"{channel}.other_surfaces: got {share}, allowed: from 0, none of their rows, to 1, all"
+        )

@@ -15,7 +15,7 @@ from distill.delay import LabelRule, Matured, Targets
 from distill.errors import DataError, nearest
 from distill.parquet import ParquetPart
 from distill.rows import Rows, check_columns, check_rows, check_types, columns_for, decode, maturity_columns
-from distill.sampling import NegativeSampling
+from distill.sampling import NegativeSampling, sampled
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class DayReader:
         validate: check the data contract on every row group that is read.
         labels: what training on the day learns from; None for matured labels.
         negatives: which rows are wanted of those that are not known to be positive; None for all.
+        share: of the rows that is wanted, by their ids (`distill.sampling.sampled`).
 
     Raises:
         DataError: unknown feature or surface, a day, file, column or row missing, an unreadable file; a day of whose
@@ -55,19 +56,20 @@ class DayReader:
         validate: bool,
         labels: LabelRule | None = None,
         negatives: NegativeSampling | None = None,
+        share: float = 1.0,
     ):
         _check_names("sparse feature", features, data.schema.sparse)
         _check_names("dense feature", dense, data.schema.dense)
         self.data, self.day = data, day
         self.features, self.dense, self.validate = features, dense, validate
         self.labels = labels or Matured(data.schema)
-        self.negatives = negatives
+        self.negatives, self.share = negatives, share
         assert negatives is None or self.labels.kind != "weighted", (
             "a target of 0 may be a positive not seen yet"
         )
         names = data.schema.domains if domains is None else domains
         self._wanted = np.array([data.schema.domain_index(name) for name in names])
-        self._all = domains is None and negatives is None
+        self._all = domains is None and negatives is None and share == 1
         self._groups = [group for part in self._open_parts() for group in self._scan(part)]
         self._starts = np.cumsum([0] + [group.rows for group in self._groups])
         self._refuse_nothing_kept()
@@ -122,7 +124,7 @@ class DayReader:
         return decode(table, schema, features, dense, f"{part.path}, row group {group}")
 
     def _select(self, rows: Rows, targets: Targets) -> np.ndarray:
-        wanted = np.isin(rows.domain, self._wanted)
+        wanted = np.isin(rows.domain, self._wanted) & sampled(rows.example_id, self.share)
         if self.negatives is not None:
             k = self.data.schema.task_names.index(self.negatives.task)
             positive = targets.mask[:, k] & (targets.labels[:, k] == 1)
@@ -162,18 +164,20 @@ class DayReader:
 
     def _count(self, part: ParquetPart, group: int) -> int:
         if self.negatives is None:
-            return self._count_domains(part, group)
+            return self._count_wanted(part, group)
         rows = self._decode(part, group, (), ())
         return len(self._select(rows, self.labels(rows, self.day)))
 
-    def _count_domains(self, part: ParquetPart, group: int) -> int:
-        return int(np.isin(part.read(["domain"], group)["domain"].to_numpy(), self._wanted).sum())
+    def _count_wanted(self, part: ParquetPart, group: int) -> int:
+        table = part.read(["domain", "example_id"], group)
+        wanted = np.isin(table["domain"].to_numpy(), self._wanted)
+        return int((wanted & sampled(table["example_id"].to_numpy(), self.share)).sum())
 
     def _refuse_nothing_kept(self) -> None:
         """A day without a batch would end a training early, without a word."""
         if self.negatives is None or self.rows:
             return
-        rows = sum(self._count_domains(ParquetPart(group.path), group.index) for group in self._groups)
+        rows = sum(self._count_wanted(ParquetPart(group.path), group.index) for group in self._groups)
         if rows:
             names = ", ".join(self.data.schema.domains[place] for place in self._wanted)
             raise DataError(

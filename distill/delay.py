@@ -77,8 +77,8 @@ class LabelRule(Protocol):
     """Which labels of which rows training on a day learns from."""
 
     @property
-    def kind(self) -> DelayedLabels:
-        """Its name in configs."""
+    def kind(self) -> str:
+        """Its name; in configs, where it has one there."""
 
     def __call__(self, rows: Rows, day: int) -> Targets:
         """What training on a day learns from these rows."""
@@ -166,6 +166,22 @@ class Weighted:
                 targets[young, k] = seen[young] / share[young]
                 mask[:, k] |= young
         return Targets(targets, mask, matured)
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """No label at all: rows that a model learns from by other means.
+
+    Args:
+        schema: the data set's schema.
+    """
+
+    schema: FeatureSchema
+    kind: str = field(default="none", init=False)
+
+    def __call__(self, rows: Rows, day: int) -> Targets:
+        nothing = np.zeros(rows.labels.shape, bool)
+        return Targets(_labels(rows, nothing), nothing, nothing)
 
 
 def _labels(rows: Rows, mask: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from distill.batch import Batch
 from distill.compute import forward_of
 from distill.config import ComputeConfig, OptimizerConfig
-from distill.distributed.share import mean_of_all, share_of_labels
+from distill.distributed.share import Share, mean_of_all, share_of_labels
 from distill.errors import NonFiniteError
 from distill.flops import count
 from distill.lean import with_signature
@@ -61,9 +61,9 @@ class DistillModule(L.LightningModule):
         self.recorder = recorder
         self.task_index = model.task_index
         self.sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
+        self.summed: Counter[str] = Counter()
         self.steps = 0
         self.examples = 0
-        self._steps_before = 0
         self._at: tuple[Batch, int] | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -78,15 +78,14 @@ class DistillModule(L.LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         self._at = batch, index
         output = self.forward_pass(batch)
-        mask = batch.label_mask[:, self.task_index]
-        logits = sampled_logits(output.logits, self.model)
-        share = share_of_labels(mask)
-        loss = label_loss(logits, batch.labels[:, self.task_index], mask, share.task_weights)
-        self._refuse_non_finite(loss)  # before a channel takes a step of its own
-        self._count("loss_labels", loss)
+        share = share_of_labels(batch.label_mask[:, self.task_index])
+        loss = self._label_loss(output, batch, share) if batch.own else output.logits.new_zeros(())
         for name, channel in self.channels.items():
             assert isinstance(channel, Channel)
-            channel.step(output, batch)
+            if batch.own:
+                channel.step(output, batch)
+            elif not channel.other_surfaces:
+                continue
             extra, logs = channel.loss(output, batch, self.model)
             loss = loss + extra
             for key, value in logs.items():
@@ -95,6 +94,13 @@ class DistillModule(L.LightningModule):
             self._refuse_non_finite(loss)
         self.steps += 1
         self.examples += share.examples
+        return loss
+
+    def _label_loss(self, output: Output, batch: Batch, share: Share) -> Tensor:
+        labels, mask = (of[:, self.task_index] for of in (batch.labels, batch.label_mask))
+        loss = label_loss(sampled_logits(output.logits, self.model), labels, mask, share.task_weights)
+        self._refuse_non_finite(loss)  # before a channel takes a step of its own
+        self._count("loss_labels", loss)
         return loss
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -132,16 +138,15 @@ class DistillModule(L.LightningModule):
         return parts
 
     def take_means(self) -> dict[str, float]:
-        """Means of what was logged since the last call, over steps and processes."""
+        """Means of what was logged since the last call, over the steps that logged it and over processes."""
         means = mean_of_all(self.means())
         self.sums.clear()
-        self._steps_before = self.steps
+        self.summed.clear()
         return means
 
     def means(self) -> dict[str, float]:
-        """Means of what was logged since `take_means`, over steps."""
-        steps = self.steps - self._steps_before
-        return {name: (total / steps).item() for name, total in self.sums.items()}
+        """Means of what was logged since `take_means`, over the steps that logged it."""
+        return {name: (total / self.summed[name]).item() for name, total in self.sums.items()}
 
     def count_flops(self, batch: Batch) -> list[float]:
         """Model FLOPs of training on one example (distill.flops), mean of a batch: one number a model."""
@@ -161,19 +166,20 @@ class DistillModule(L.LightningModule):
         return {
             "steps": self.steps,
             "examples": self.examples,
-            "steps_before": self._steps_before,
             "sums": {name: total.clone() for name, total in self.sums.items()},
+            "summed": dict(self.summed),
         }
 
     def resume_counting(self, counted: Mapping[str, Any]) -> None:
         """Go on from what `counted` gave."""
         self.steps, self.examples = counted["steps"], counted["examples"]
-        self._steps_before = counted["steps_before"]
         self.sums.clear()
         self.sums.update(counted["sums"])
+        self.summed = Counter(counted["summed"])
 
     def _count(self, name: str, value: Tensor) -> None:
         self.sums[name] = self.sums[name] + value.detach()
+        self.summed[name] += 1
 
     def _refuse_non_finite(self, loss: Tensor) -> None:
         if not math.isfinite(loss.item()):  # a tenth of the time of `torch.isfinite`

@@ -119,6 +119,9 @@ class Channel(nn.Module, ABC):
             (`distill.distributed`).
         history_length: last events of the user's own history that its fields are made of. The batch carries more where
             the student or another channel asks for more.
+        other_surfaces: share of the rows of other surfaces that its loss is also asked for, in batches of their own
+            (`Batch.own` False, `distill.other_surfaces`); of them its `step` is never called.
+        other_labels: True where those batches must carry labels: of a control, for a student is not to learn from them.
     """
 
     touches_serving_head: bool = False
@@ -127,6 +130,8 @@ class Channel(nn.Module, ABC):
     past: PastRequest | None = None
     shares_batches: bool = False
     history_length: int = 0
+    other_surfaces: float = 0.0
+    other_labels: bool = False
 
     def attach(self, student: Architecture) -> None:
         """Build what only training needs, such as auxiliary heads, once the student's taps are known."""

@@ -69,7 +69,7 @@ class NegativeSampling:
         Returns:
             bool [R].
         """
-        return positive | (mixed(example_id) < np.uint64(int(self.share * 2**64)))
+        return positive | sampled(example_id, self.share)
 
 
 ONE_TASK = (
@@ -77,6 +77,21 @@ ONE_TASK = (
     "shift of a kept negative would differ"
 )
 """What is allowed with several tasks, in words."""
+
+
+def sampled(example_id: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
+    """Which rows are among a share of all, by their ids alone; of two shares the larger one holds the smaller.
+
+    Args:
+        example_id: int64 [R].
+        share: from 0 to 1.
+
+    Returns:
+        bool [R].
+    """
+    if share == 1:
+        return np.ones(len(example_id), bool)
+    return mixed(example_id) < np.uint64(int(share * 2**64))
 
 
 def mixed(example_id: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -57,6 +57,8 @@ class DayStream(IterableDataset):
         others: further teachers by name, joined like `teacher`.
         past: gives the teacher's stored representations. The items' ids are read for it as for `content`.
         negatives: which rows are wanted of those that are not known to be positive; None for all.
+        share: of the rows that is wanted, by their ids.
+        own: False when they are of other surfaces than the model's (`Batch.own`).
 
     Raises:
         DataError: unknown feature, modality or surface, a day that is missing, a column that is missing, a day of
@@ -81,20 +83,22 @@ class DayStream(IterableDataset):
         others: Mapping[str, TeacherReader] | None = None,
         past: PastReader | None = None,
         negatives: NegativeSampling | None = None,
+        share: float = 1.0,
+        own: bool = True,
     ):
         assert batch_size >= 1 and 0 <= shard < num_shards, (
             f"batch {batch_size}, shard {shard} of {num_shards}"
         )
         self.data, self.day, self.batch_size = data, day, batch_size
         self.features, self.dense = tuple(features), tuple(dense)
-        self.history_length = history_length
+        self.history_length, self.own = history_length, own
         self.shard, self.num_shards = shard, num_shards
         self.teacher, self.others, self.past = teacher, dict(others or {}), past
         self.content = tuple(content)
         item = data.schema.item_feature
         self._extra = (item,) if (content or past) and item not in self.features else ()
         read = (*self.features, *self._extra)
-        self.reader = DayReader(data, day, read, self.dense, domains, validate, labels, negatives)
+        self.reader = DayReader(data, day, read, self.dense, domains, validate, labels, negatives, share)
         self.vectors = ContentStore(data.content_folder, data.schema, self.content) if content else None
         self._single = [name for name in read if not data.schema.sparse[name].multi]
         self.events = EventStore(data.events_folder) if history_length else None
@@ -144,6 +148,8 @@ class DayStream(IterableDataset):
             "num_shards": self.num_shards,
             "labels": self.reader.labels.kind,
             "negatives": None if self.reader.negatives is None else asdict(self.reader.negatives),
+            "share": self.reader.share,
+            "own": self.own,
         }
 
     def _batches(self, start: int) -> Iterator[Batch]:
@@ -176,6 +182,7 @@ class DayStream(IterableDataset):
             others={name: reader.join(block.example_id, self.day) for name, reader in self.others.items()},
             past=past,
             content=content,
+            own=self.own,
         )
 
     def _items_of(self, block: Block) -> Tensor:

@@ -5,6 +5,7 @@ So every day is predicted before it is trained on, with no loop of our own.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -118,8 +119,13 @@ class DayCallback(L.Callback):
         self._flops = state_dict["flops"]
 
     def label_loss(self, module: DistillModule) -> float:
-        """Mean loss of the labels in the steps of the day so far, each scored before it was learnt from."""
-        return (module.means() if self._begun is not None else self.reports[-1].means)["loss_labels"]
+        """Mean loss of the labels in the steps of the day so far, each scored before it was learnt from; of the day
+        before where the day has come to none yet, infinite on the first.
+        """
+        told = [report.means for report in self.reports[-1:]]
+        if self._begun is not None:
+            told.append(module.means())
+        return next((means["loss_labels"] for means in reversed(told) if "loss_labels" in means), math.inf)
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         day = self.plan.train[trainer.current_epoch]
@@ -153,7 +159,8 @@ class DayCallback(L.Callback):
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         assert isinstance(module, DistillModule)
-        self._ne.add(batch.labels[:, module.task_index], batch.label_mask[:, module.task_index])
+        if batch.own:
+            self._ne.add(batch.labels[:, module.task_index], batch.label_mask[:, module.task_index])
         self._bar.advance(module.examples - self._counted, **self._shown(module))
         self._counted = module.examples
         self._batches += 1

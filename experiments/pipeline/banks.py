@@ -108,7 +108,7 @@ def _shape(task: Task) -> str | None:
         return None
     # What a builder does not say it makes is trained alone.
     made = get_type_hints(STUDENTS.get(student.architecture).load()).get("return", object)
-    if not issubclass(made, Student) or set(task.channels) - set(BANKED):
+    if not issubclass(made, Student) or set(task.channels) - set(BANKED) or _reads_others(task):
         return None
     log = None if experiment.teacher_cell is None else experiment.log_folder(_teacher(task), task.seed)
     return json.dumps(
@@ -123,6 +123,11 @@ def _shape(task: Task) -> str | None:
             "threads": experiment.config.threads,
         }
     )
+
+
+def _reads_others(task: Task) -> bool:
+    """True for a student that learns from other surfaces' rows, in steps that a bank does not take."""
+    return any(options.get("other_surfaces") for options in task.channels.values())
 
 
 def _teacher(task: Task) -> Cell:

@@ -10,8 +10,9 @@ from distill.protocols import Architecture, Channel
 from experiments.pipeline.build import build_autoencoder, build_model, build_student
 from experiments.pipeline.cost import ModelCost, counted_day, model_cost
 from experiments.pipeline.experiment import Experiment
+from experiments.pipeline.streams import streams
 from experiments.pipeline.supply import Supply, open_supply
-from experiments.pipeline.training import Settings, Training, is_current, streams, with_rows
+from experiments.pipeline.training import Settings, Training, is_current, with_rows
 
 
 def is_done(experiment: Experiment, cell: Cell, seed: int) -> bool:

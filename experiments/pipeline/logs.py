@@ -16,8 +16,8 @@ from distill.training import predict
 from experiments.pipeline.build import build_autoencoder, build_model, build_student
 from experiments.pipeline.experiment import Experiment
 from experiments.pipeline.recorder import LogRecorder
+from experiments.pipeline.streams import in_domains, rows_of, streams
 from experiments.pipeline.supply import Supply, open_supply, teacher_log
-from experiments.pipeline.training import in_domains, rows_of, streams
 
 
 def days_to_log(experiment: Experiment, teacher: Cell, seed: int) -> dict[int, int]:

@@ -17,8 +17,8 @@ from distill.progress import Progress
 from experiments.pipeline.build import build_channels
 from experiments.pipeline.experiment import Experiment
 from experiments.pipeline.logs import built_teacher
+from experiments.pipeline.streams import streams
 from experiments.pipeline.supply import past_folder
-from experiments.pipeline.training import streams
 
 ANCHORS = 4096
 """Examples by which two snapshots' spaces are laid over each other."""

@@ -26,7 +26,7 @@ from experiments.pipeline.floor import run_floor
 from experiments.pipeline.pool import Job, default_workers, run_jobs
 from experiments.pipeline.scoring import predicted_cells, score, write_metrics
 from experiments.pipeline.status import RunStatus
-from experiments.pipeline.training import rows_of
+from experiments.pipeline.streams import rows_of
 from experiments.pipeline.work import job_of, training_jobs, write_log_job, write_past_job
 from experiments.tracking import Tracker, open_tracker
 

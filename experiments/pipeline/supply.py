@@ -8,6 +8,7 @@ from pathlib import Path
 
 from distill.cells import Cell
 from distill.errors import UserError
+from distill.other_surfaces import other_surfaces
 from distill.past import PastReader, PastRequest
 from distill.past_store import PastStore
 from distill.protocols import Channel
@@ -21,6 +22,21 @@ def _no_snapshot(day: int) -> None:
 
 
 @dataclass(frozen=True)
+class OtherRows:
+    """Rows of other surfaces that a student's channels learn from (`distill.other_surfaces`).
+
+    Attributes:
+        domains: their surfaces.
+        share: of their rows.
+        labels: True where they carry labels.
+    """
+
+    domains: tuple[str, ...]
+    share: float
+    labels: bool
+
+
+@dataclass(frozen=True)
 class Supply:
     """Of one training; nothing of it unless given.
 
@@ -30,6 +46,7 @@ class Supply:
         others: logs of the other teachers by name.
         past: the teacher's stored representations.
         snapshot: day to the teacher's snapshot that the schedule allows on it, None before the first.
+        other_rows: rows of other surfaces.
     """
 
     log: TeacherReader | None = None
@@ -37,6 +54,7 @@ class Supply:
     others: Mapping[str, TeacherReader] = field(default_factory=dict)
     past: PastReader | None = None
     snapshot: Callable[[int], Path | None] = _no_snapshot
+    other_rows: OtherRows | None = None
 
 
 def open_supply(
@@ -70,7 +88,38 @@ def open_supply(
         {other.model: teacher_log(experiment, other, seed, tasks) for other in others},
         open_past(experiment, teacher, seed, requests),
         snapshot,
+        other_rows(experiment, cell, [teacher, *others], channels),
     )
+
+
+def other_rows(
+    experiment: Experiment, cell: Cell, teachers: Collection[Cell], channels: Collection[Channel]
+) -> OtherRows | None:
+    """The rows of other surfaces that some channels ask for; None when they ask for none.
+
+    Args:
+        experiment: the experiment.
+        cell: the student.
+        teachers: that it learns by, all of which must know the rows.
+        channels: of the student.
+
+    Raises:
+        UserError: there is no other surface that all of them know; two channels ask for different shares.
+    """
+    share = other_surfaces(channels)
+    if not share:
+        return None
+    domains = set(experiment.data.schema.domains) - set(cell.domains or experiment.data.schema.domains)
+    for teacher in teachers:
+        domains &= set(teacher.domains or domains)
+    if not domains:
+        names = ", ".join(teacher.model for teacher in teachers)
+        raise UserError(
+            f"other_surfaces: got {share:g} for student '{cell.model}' on {cell.vertical}, allowed: 0, because its "
+            f"teacher ({names}) knows no other surface"
+        )
+    ordered = tuple(name for name in experiment.data.schema.domains if name in domains)
+    return OtherRows(ordered, share, any(channel.other_labels for channel in channels))
 
 
 def open_past(

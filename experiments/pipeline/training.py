@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
@@ -18,32 +17,28 @@ from distill.checkpoint import save_model
 from distill.checkpoints import Checkpoints, CheckpointStore
 from distill.config import ComputeConfig, DelayedLabels, OptimizerConfig, StudentConfig, TeacherConfig
 from distill.dataset import DataSet
-from distill.delay import LabelRule, label_rule
-from distill.distributed import batch_of_share, is_first, process_number, processes, refuse_together
+from distill.delay import label_rule
+from distill.distributed import is_first, process_number, processes, refuse_together
 from distill.errors import UserError
 from distill.files import atomic_path
 from distill.module import DistillModule
 from distill.predictions import prediction_path, write_predictions
 from distill.progress import Progress
 from distill.protocols import Architecture, Channel
-from distill.sampling import NegativeSampling
 from distill.schedule import DayPlan
 from distill.seeding import seeded
-from distill.stream import DayStream
 from distill.strict_json import read_mapping
 from distill.training import DayCallback, DayData, DayReport, fit
 from experiments.pipeline.cost import ModelCost, counted_day, model_cost
 from experiments.pipeline.experiment import Experiment
 from experiments.pipeline.recorder import PredictionRecorder
+from experiments.pipeline.streams import rows_from_others, rows_of, streams
 from experiments.pipeline.supply import Supply
 
 REPORT, MODEL = "report.json", "model.safetensors"
 REPORT_ADVICE = "Remove it, and the model is trained again (`distill run`)."
 UNFINISHED = "unfinished"
 """Folder of the checkpoints of a training that has not ended (`distill.checkpoints`)."""
-
-# Small students learn in small batches; what is only predicted needs none of their size.
-PREDICTED_TOGETHER = 512
 
 
 @dataclass(frozen=True)
@@ -112,6 +107,8 @@ class Training:
         clock = Clock()
         experiment, cell, model = self.experiment, self.cell, self.model
         plan, rows = with_rows(experiment, cell, plan)
+        others = rows_from_others(experiment, plan.train, self.supply)
+        rows = {day: own + others.get(day, 0) for day, own in rows.items()}
         self.start_at_base_rates(plan.train[0])
         recorder, settings = PredictionRecorder(), self.settings
         module = DistillModule(model, self.channels, settings.optimizer, recorder, settings.compute)
@@ -265,60 +262,3 @@ def first_rates(data: DataSet, day: int, domains: Sequence[str] | None) -> dict[
     seen = torch.zeros(len(data.schema.domains), dtype=torch.bool)
     seen[[data.schema.domain_index(name) for name in domains]] = True
     return {task: torch.where(seen, of_task, torch.nan) for task, of_task in rates.items()}
-
-
-def rows_of(data: DataSet, days: Sequence[int], domains: Sequence[str] | None) -> dict[int, int]:
-    """Number of examples of each day, of some domains or of all."""
-    if domains is None:
-        return {day: data.rows_per_day[day] for day in days}
-    return {day: int(in_domains(data, data.outcomes(day).domain, domains).sum()) for day in days}
-
-
-def in_domains(data: DataSet, domain: np.ndarray, domains: Sequence[str] | None) -> np.ndarray:
-    """Which rows are of some domains, or of any; bool [N] of domain indices [N]."""
-    if domains is None:
-        return np.ones(len(domain), bool)
-    return np.isin(domain, [data.schema.domain_index(name) for name in domains])
-
-
-def streams(
-    experiment: Experiment,
-    model: Architecture,
-    batch_size: int,
-    domains: Sequence[str] | None,
-    supply: Supply,
-    labels: LabelRule | None = None,
-) -> Callable[[int, bool], IterableDataset]:
-    """A model's stream of each day: (day, True when it is trained on) to batches.
-
-    Args:
-        experiment: the experiment.
-        model: says what it reads.
-        batch_size: examples per step; where nothing is trained, at least `PREDICTED_TOGETHER`.
-        domains: whose rows; None for all.
-        supply: what is handed beside the examples.
-        labels: what is learnt from; matured labels unless given.
-    """
-
-    sampling = NegativeSampling.of(model.tasks, model.negative_sampling)
-
-    def days(day: int, training: bool) -> IterableDataset:
-        return DayStream(
-            experiment.data,
-            day,
-            batch_of_share(batch_size) if training else max(batch_of_share(batch_size), PREDICTED_TOGETHER),
-            model.features,
-            model.dense_features,
-            history_length=model.history_length,
-            content=model.content,
-            domains=domains,
-            teacher=supply.log if training or supply.served else None,
-            labels=labels if training else None,
-            others=supply.others if training else None,
-            past=supply.past,
-            negatives=sampling if training else None,
-            shard=process_number(),
-            num_shards=processes(),
-        )
-
-    return days

@@ -15,7 +15,7 @@ from experiments.pipeline import jobs, logs, past
 from experiments.pipeline.banks import Task, groups, train_bank
 from experiments.pipeline.experiment import Experiment
 from experiments.pipeline.pool import Job
-from experiments.pipeline.training import rows_of
+from experiments.pipeline.streams import rows_of
 
 
 def train_teacher_job(experiment: Experiment, cell: Cell, seed: int, progress: Progress) -> None:

@@ -29,7 +29,8 @@ from distill.structured import to_plain
 from experiments.pipeline.environment import versions
 from experiments.pipeline.experiment import NONE, Experiment
 from experiments.pipeline.pool import default_workers, run_jobs
-from experiments.pipeline.training import REPORT, read_report, rows_of
+from experiments.pipeline.streams import rows_of
+from experiments.pipeline.training import REPORT, read_report
 from experiments.pipeline.work import job_of, train_student_job, train_teacher_job
 
 

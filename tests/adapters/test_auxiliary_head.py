@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from adapters.adapter_config import StudentAdapterConfig
 from adapters.auxiliary_head import AuxiliaryHead
 from adapters.auxiliary_head import build as build_auxiliary_head
 from adapters.config import AuxiliaryHeadConfig
@@ -355,3 +356,36 @@ def test_unknown_tap_and_task() -> None:
         UserError, match="ah.task_weights: got 'clik', allowed: click, conversion. Did you mean 'click'"
     ):
         auxiliary_head(student, task_weights={"clik": 1.0})
+
+
+def test_a_head_of_no_weight_asks_for_no_other_rows() -> None:
+    student = make_student("deepfm", SCHEMA)
+    assert auxiliary_head(student, other_surfaces=0.5).other_surfaces == 0.5
+    assert auxiliary_head(student, other_surfaces=0.5, weight=0.0).other_surfaces == 0
+
+
+def test_labels_as_target_by_hand() -> None:
+    """The control: cross-entropy with the labels, and other surfaces' rows must bring theirs."""
+    student, batch = make_student("deepfm", SCHEMA), batch_of()
+    channel = auxiliary_head(student, other_surfaces=1.0, target="labels", weight=2.0)
+    assert channel.other_labels and not auxiliary_head(student, other_surfaces=1.0).other_labels
+    output = student(batch)
+    logits = channel.head(output.taps["penultimate"]).detach()
+    expected = 0.0
+    for task in range(2):
+        rows = [row for row in range(len(LENGTHS)) if batch.label_mask[row, task]]
+        for row in rows:
+            z, y = logits[row, task].item(), batch.labels[row, task].item()
+            expected += (math.log1p(math.exp(z)) - y * z) / len(rows)
+    loss, logs = channel.loss(output, batch, student)
+    assert logs["loss"].item() == pytest.approx(expected, rel=1e-5)
+    assert loss.item() == pytest.approx(2 * expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.01, math.nan])
+@pytest.mark.parametrize(
+    ("channel", "settings"), [("ah", AuxiliaryHeadConfig), ("adapter", StudentAdapterConfig)]
+)
+def test_no_share_of_other_surfaces(channel: str, settings: Any, share: float) -> None:
+    with pytest.raises(UserError, match=rf"{channel}\.other_surfaces: got .*, allowed: from 0"):
+        settings(other_surfaces=share)
