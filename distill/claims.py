@@ -16,6 +16,9 @@ from distill.transfer import Group, Losses
 
 PASS, FAIL, UNDEFINED = "pass", "fail", "undefined"
 
+WHOLES = ("all", "all_surfaces")
+"""Channel sets that are the whole of transfer: on the student's own rows, and on those of other surfaces as well."""
+
 
 @dataclass(frozen=True)
 class TwiceClaim:
@@ -37,7 +40,7 @@ class TwiceClaim:
 
 
 def twice_claim(delta_all: Statistic, delta_ah: Statistic, delta_single: Statistic) -> TwiceClaim:
-    """Test delta_all - 2 delta_ah > 0.
+    """Test delta_all - 2 delta_ah > 0, `all` being one of WHOLES.
 
     Args:
         delta_all, delta_ah, delta_single: gains over `none`, of the same seeds (`Losses.gain`).
@@ -54,21 +57,23 @@ def twice_claim(delta_all: Statistic, delta_ah: Statistic, delta_single: Statist
 
 
 def twice_claims(losses: Losses) -> dict[tuple[Group, str, str], TwiceClaim]:
-    """The claim for every group of channel `all` that can be tested.
+    """The claim for every group of a whole channel set that can be tested.
 
     Args:
-        losses: measured cells; `none`, `single`, `ah` and `all` of one condition need a student on every
+        losses: measured cells; `none`, `single`, `ah` and one of WHOLES of one condition need a student on every
             vertical.
 
     Returns:
-        (group of channel `all`, task, measure) -> claim; conditions that lack a channel, a vertical or a
+        (group of the whole set, task, measure) -> claim; conditions that lack a channel, a vertical or a
         defined loss are absent.
     """
     groups = losses.groups()
     claims = {}
     for group, cells in groups.items():
-        channels = [groups.get(group._replace(channel=name), {}) for name in ("all", "ah", "single")]
-        if group.channel != "all" or any(set(members) != set(losses.verticals) for members in channels):
+        if group.channel not in WHOLES:
+            continue
+        channels = [groups.get(group._replace(channel=name), {}) for name in (group.channel, "ah", "single")]
+        if any(set(members) != set(losses.verticals) for members in channels):
             continue
         for task in losses.tasks(cells):
             for kind in MEASURES:

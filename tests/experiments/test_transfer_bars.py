@@ -187,6 +187,63 @@ def test_ah_that_loses_leaves_twice_undefined(tmp_path: Path) -> None:
     assert (row["verdict"], row["ratio"]) == ("undefined", None)
 
 
+WIDE = {"ah_surfaces": 0.5, "labels_surfaces": 0.6, "all_surfaces": 0.15}
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], Row]:
+    """(bar, channel, against) to the row in NE, with the sets that learn from other surfaces' rows."""
+    noise = {(name, 1): of for name, of in (NOISE | WIDE).items()}
+    students = sources(tmp_path_factory.mktemp("wide"), noise)
+    rows = claims(Losses(students, VERTICALS, RATES, "tune", DRAWS))
+    rates = {name: RATES[name] for name in (*SMALL, "pooled")}
+    rows += small_verticals(students, SMALL, rates, "tune", DRAWS)
+    return {(row["bar"], row["channel"], row["against"]): row for row in rows if row["measure"] == "ne"}
+
+
+@pytest.mark.parametrize("whole", ["all", "all_surfaces"])
+@pytest.mark.parametrize(
+    ("bar", "against", "times"),
+    [("twice", "ah", 2), ("twice_single", "single", 2), ("over_rawid", "rawid", 1)],
+)
+def test_both_wholes_are_judged(
+    wide: dict[tuple[str, ...], Row], whole: str, bar: str, against: str, times: int
+) -> None:
+    row, noise = wide[bar, whole, against], NOISE | WIDE
+    mine, theirs = gain(noise[whole], "ne"), gain(noise[against], "ne")
+    assert (row["numerator"], row["denominator"]) == pytest.approx((mine, theirs), abs=1e-6)
+    assert row["value"] == pytest.approx(mine - times * theirs, abs=1e-6)
+    assert row["ratio"] == (None if times == 1 else pytest.approx(mine / theirs, rel=1e-4))
+    assert row["verdict"] == ("ok" if row["low"] > 0 else "MISSED")
+
+
+@pytest.mark.parametrize("against", ["ah", "labels_surfaces"])
+def test_other_surfaces_rows_over_none_and_over_their_labels(
+    wide: dict[tuple[str, ...], Row], against: str
+) -> None:
+    row, noise = wide["other_surfaces", "ah_surfaces", against], NOISE | WIDE
+    expected = gain(noise["ah_surfaces"], "ne") - gain(noise[against], "ne")
+    assert row["value"] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("against", ["none", "ah"])
+def test_the_second_whole_is_judged_on_small_verticals(
+    wide: dict[tuple[str, ...], Row], against: str
+) -> None:
+    row = wide["small_verticals", "all_surfaces", against]
+    expected = pooled(NOISE[against], "ne") - pooled(WIDE["all_surfaces"], "ne")
+    assert row["value"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_twice_what_single_loses_is_undefined(tmp_path: Path) -> None:
+    noise = NOISE | {"single": 1.5}
+    students = sources(tmp_path, {(name, 1): noise[name] for name in ("none", "single", "all")})
+    rows = claims(Losses(students, VERTICALS, RATES, "tune", DRAWS))
+    row = next(row for row in rows if (row["bar"], row["measure"]) == ("twice_single", "ne"))
+    assert row["denominator"] < 0 < row["low"]
+    assert (row["verdict"], row["ratio"]) == ("undefined", None)
+
+
 LAGS = {0: (0.70, 0.70), 1: (0.90, 0.80), 3: (1.15, 0.75)}
 """Lag to the errors of ah and of ah_adapter."""
 

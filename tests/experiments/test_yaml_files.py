@@ -35,7 +35,8 @@ SCALINGS = [path for path in FILES if path.parent.name == "scaling"]
 HISTORIES = [path for path in FILES if path.parent.name == "history"]
 EFFICIENCIES = [path for path in FILES if path.parent.name == "efficiency"]
 TRANSFERS = [path for path in FILES if path.parent.name == "transfer"]
-STUDIES = [*TUNINGS, *ABLATIONS, *FORMS, *SCALINGS, *HISTORIES, *EFFICIENCIES, *TRANSFERS]
+SURFACES = [path for path in FILES if path.parent.name == "surfaces"]
+STUDIES = [*TUNINGS, *ABLATIONS, *FORMS, *SCALINGS, *HISTORIES, *EFFICIENCIES, *TRANSFERS, *SURFACES]
 EXPERIMENT_FILES = [path for path in FILES if path not in [*STUDENTS, *TEACHERS, *STUDIES]]
 
 
@@ -184,6 +185,27 @@ def test_transfer(path: Path, root: Path) -> None:
     assert (thin.verticals, thin.channels, thin.optimizer) == (rich.verticals, rich.channels, rich.optimizer)
     assert set(study.small) == set(thin.verticals[1:])
     assert [name for name, config in slices.items() if config.domain_teachers] == ["hierarchical"]
+
+
+@pytest.mark.parametrize("path", SURFACES, ids=lambda path: path.name)
+def test_surfaces(path: Path, root: Path) -> None:
+    """The sets without other surfaces' rows are the transfer study's; the ones with them differ in these rows alone."""
+    at = [f"data.root={root}"] if path.stem == "kuairand" else []
+    study, of_transfer = read_transfer(path), read_transfer(EXPERIMENTS / "transfer" / path.name)
+    assert (study.data, study.seeds, study.small) == (path.stem, [0, 1, 2, 3, 4], of_transfer.small)
+    mine, theirs = (
+        load_slices(of, of_path, at)[CORE].config
+        for of, of_path in ((study, path), (of_transfer, EXPERIMENTS / "transfer" / path.name))
+    )
+    assert mine.teacher == theirs.teacher and mine.schedule == theirs.schedule
+    for name in ("none", "single", "ah", "rawid", "all"):
+        assert mine.channels[name] == theirs.channels[name]
+    for name in ("ah", "all"):
+        with_others = {**theirs.channels[name], "ah": {**theirs.channels[name]["ah"], "other_surfaces": 1.0}}
+        assert mine.channels[f"{name}_surfaces"] == with_others
+    for one, other in zip(mine.students, theirs.students, strict=True):
+        assert (one.options, one.optimizer) == (other.options, other.optimizer)
+        assert one.channel_optimizers["none"] == other.channel_optimizers["none"]
 
 
 def test_the_demo_shows_what_there_is() -> None:

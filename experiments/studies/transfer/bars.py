@@ -2,8 +2,8 @@
 
 A gain is that of a channel over `none` in a loss L (NE, 1 - AUC, NE after intercept): above 0 the channel is the better
 one. `numerator` and `denominator` are the gains of `channel` and of `against`; `value` is what must lie above 0. Their
-ratio is told for `twice` alone, and only where `ah` gains anything. Bars over verticals are sums over them, as in
-transfer ratios; those of small verticals are of their rows pooled.
+ratio is told for "twice" alone, and only where `ah`, or `single`, gains anything. Bars over verticals are sums over
+them, as in transfer ratios; those of small verticals are of their rows pooled.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from distill.bootstrap import DRAWS
 from distill.cells import POOLED
-from distill.claims import FAIL, PASS, twice_claims
+from distill.claims import FAIL, PASS, WHOLES, twice_claims
 from distill.claims import UNDEFINED as NO_CLAIM
 from distill.interval import Estimate, Statistic, combine, estimate
 from distill.measure import MEASURES, Key, measure
@@ -26,6 +26,7 @@ from experiments.studies.transfer.joined import joined
 OK, MISSED, UNDEFINED = "ok", "MISSED", "undefined"
 
 TWICE, OVER_SINGLE, OVER_HISTORY, SMALL = "twice", "ah_over_single", "over_rawid", "small_verticals"
+TWICE_SINGLE, SURFACES = "twice_single", "other_surfaces"
 ADAPTER, HARMLESS, GROWTH = "adapter_helps", "adapter_harmless", "adapter_grows"
 BAR_COLUMNS = (
     *(
@@ -45,13 +46,15 @@ BAR_COLUMNS = (
 )
 
 _VERDICTS = {PASS: OK, FAIL: MISSED, NO_CLAIM: UNDEFINED}
-_ALL, _AH, _ADAPTER, _SINGLE, _HISTORY, _NONE = "all", "ah", "ah_adapter", "single", "rawid", "none"
+_AH, _ADAPTER, _SINGLE, _HISTORY, _NONE = "ah", "ah_adapter", "single", "rawid", "none"
+_SURFACES, _LABELS = "ah_surfaces", "labels_surfaces"
 
 Verdict = Callable[[Estimate], str]
 
 
 def claims(losses: Losses) -> list[Row]:
-    """The bars over all verticals of one split: twice, ah over single, all over rawid, the adapter by lag.
+    """The bars over all verticals of one split: twice, ah over single, the whole over rawid, other surfaces' rows over
+    none of them and over their labels, the adapter by lag.
 
     Args:
         losses: measured cells of all slices.
@@ -62,7 +65,9 @@ def claims(losses: Losses) -> list[Row]:
     return [
         *_over(losses, OVER_SINGLE, _AH, _SINGLE),
         *_twice(losses),
-        *_over(losses, OVER_HISTORY, _ALL, _HISTORY),
+        *(row for whole in WHOLES for row in _over(losses, TWICE_SINGLE, whole, _SINGLE, times=2)),
+        *(row for whole in WHOLES for row in _over(losses, OVER_HISTORY, whole, _HISTORY)),
+        *(row for against in (_AH, _LABELS) for row in _over(losses, SURFACES, _SURFACES, against)),
         *_adapter(losses),
     ]
 
@@ -70,7 +75,7 @@ def claims(losses: Losses) -> list[Row]:
 def small_verticals(
     sources: Sequence[CellPredictions], small: Sequence[str], rates: Rates, split: str, draws: int = DRAWS
 ) -> list[Row]:
-    """The bars of the small verticals: `all` against `none` and against `ah` on their pooled rows.
+    """The bars of the small verticals: the whole against `none` and against `ah` on their pooled rows.
 
     Args:
         sources: cells with their predictions; roles other than `student` are left out.
@@ -83,9 +88,9 @@ def small_verticals(
         Dictionaries with `BAR_COLUMNS`.
     """
     students = joined(sources, small)
-    whole = [group for group in students if group.channel == _ALL]
-    judged = [group._replace(channel=name) for group in whole for name in (_NONE, _AH, _ALL)]
-    judged = [group for group in judged if group in students]
+    whole = [group for group in students if group.channel in WHOLES]
+    named = [group._replace(channel=name) for group in whole for name in (_NONE, _AH, group.channel)]
+    judged = [group for group in dict.fromkeys(named) if group in students]
     found = measure([students[group] for group in judged], small, rates, split, draws) if judged else []
     of = dict(zip(judged, found, strict=True))
     return [row for group in whole for row in _small(group, of, split)]
@@ -115,7 +120,8 @@ def bar_row(
     """
     value = found or Estimate(None, None, None, 0)
     top, bottom = sides
-    ratio = top / bottom if bar == TWICE and top is not None and bottom is not None and bottom > 0 else None
+    gained = top is not None and bottom is not None and bottom > 0
+    ratio = top / bottom if gained and bar in (TWICE, TWICE_SINGLE) else None
     row = {
         **group._asdict(),
         **dict(zip(("vertical", "task", "measure"), key, strict=True)),
@@ -132,6 +138,11 @@ def above_zero(found: Estimate) -> str:
     return UNDEFINED if found.low is None else OK if found.above_zero else MISSED
 
 
+def no_bar(found: Estimate) -> str:
+    """undefined, whatever was found."""
+    return UNDEFINED
+
+
 def harmless(found: Estimate) -> str:
     """MISSED when the interval lies below 0: a harm that is no accident."""
     return UNDEFINED if found.high is None else MISSED if found.high < 0 else OK
@@ -144,10 +155,13 @@ def _twice(losses: Losses) -> Iterator[Row]:
         yield bar_row(TWICE, group, _AH, key, losses.split, claim.difference, sides, verdict)
 
 
-def _over(losses: Losses, bar: str, channel: str, against: str) -> Iterator[Row]:
-    """One channel's gain over another's, summed over all verticals."""
+def _over(losses: Losses, bar: str, channel: str, against: str, times: float = 1) -> Iterator[Row]:
+    """One channel's gain over so many times another's, summed over all verticals."""
     for group, task, kind, gains in _pairs(losses, channel, against):
-        yield _difference(bar, group, against, (MACRO, task, kind), losses.split, gains, above_zero)
+        # Twice nothing, or twice a loss, is no bar.
+        nothing = times > 1 and gains[1] is not None and gains[1].value <= 0
+        judge = no_bar if nothing else above_zero
+        yield _difference(bar, group, against, (MACRO, task, kind), losses.split, gains, judge, times)
 
 
 def _adapter(losses: Losses) -> Iterator[Row]:
@@ -200,9 +214,10 @@ def _difference(
     split: str,
     gains: Sequence[Statistic | None],
     judge: Verdict,
+    times: float = 1,
 ) -> Row:
-    """The row of a first gain less a second one."""
-    between = _minus(gains)
+    """The row of a first gain less so many times a second one."""
+    between = _minus(gains, times)
     found = None if between is None else estimate(between)
     top, bottom = (None if gain is None else gain.value for gain in gains)
     return bar_row(
@@ -210,6 +225,6 @@ def _difference(
     )
 
 
-def _minus(both: Sequence[Statistic | None]) -> Statistic | None:
+def _minus(both: Sequence[Statistic | None], times: float = 1) -> Statistic | None:
     first, second = both
-    return None if first is None or second is None else combine([(1.0, first), (-1.0, second)])
+    return None if first is None or second is None else combine([(1.0, first), (-float(times), second)])

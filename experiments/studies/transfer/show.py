@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distill.cells import POOLED
+from distill.claims import WHOLES
 from distill.transfer import MACRO, STUDENT, TEACHER
 from experiments.studies.text import UNDEFINED, new_table, number, print_table
 from experiments.studies.transfer import bars, calibration
@@ -27,12 +28,14 @@ over verticals, with gain / teacher's gain in NE as numerator / denominator; und
 NE, AUC, calibration: pooled rows, means over seeds. Intervals: 95 %, users and seeds. constant: the base rate alone."""
 _BARS = {
     bars.OVER_SINGLE: "ah beats single",
-    bars.TWICE: "all brings at least twice what ah brings: all - 2 ah",
-    bars.OVER_HISTORY: "all beats rawid",
+    bars.TWICE: "the whole brings at least twice what ah brings, which beats single: all - 2 ah",
+    bars.TWICE_SINGLE: "the whole brings at least twice what single brings: all - 2 single",
+    bars.OVER_HISTORY: "the whole beats rawid",
+    bars.SURFACES: "rows of other surfaces bring more than ah without them, and more than their labels would",
     bars.HARMLESS: "ah_adapter does no harm against ah",
     bars.ADAPTER: "ah_adapter beats ah at the largest lag",
     bars.GROWTH: "what ah_adapter adds to ah grows with the lag",
-    bars.SMALL: "all beats none and ah on the pooled rows of the small verticals",
+    bars.SMALL: "the whole beats none and ah on the pooled rows of the small verticals",
     calibration.CALIBRATION: f"calibration within {calibration.LOW}-{calibration.HIGH}, all verticals pooled",
     calibration.AGAINST_NONE: "calibration not farther from 1 than that of none",
 }
@@ -90,7 +93,7 @@ def _ratios(condition: tuple[Any, ...], task: str, rows: Sequence[Row], ratios: 
         of = [row for row in ratios if _condition(row) == condition and row["channel"] == channel]
         of_measure = {row["measure"]: row for row in _select(of, task=task)}
         scores = _scores(_select(mine, channel=channel))
-        table.add_row(channel, *_transfer(of_measure), *scores, style="bold" if channel == "all" else "")
+        table.add_row(channel, *_transfer(of_measure), *scores, style="bold" if channel in WHOLES else "")
     teacher = [row for row in _select(pooled, role=TEACHER) if row["schedule"] == schedule]
     table.add_row("teacher", *[""] * 5, *_scores(teacher))
     return table
@@ -154,7 +157,7 @@ def _ratio(row: Row) -> str:
     """Of two gains; undefined, never a number, where the second is none."""
     if row["ratio"] is not None:
         return f"{row['ratio']:.2f}"
-    return bars.UNDEFINED if row["bar"] == bars.TWICE else UNDEFINED
+    return bars.UNDEFINED if row["bar"] in (bars.TWICE, bars.TWICE_SINGLE) else UNDEFINED
 
 
 def _condition(row: Row) -> tuple[Any, ...]:
