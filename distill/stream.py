@@ -122,7 +122,7 @@ class DayStream(IterableDataset):
         return self._batches(start)
 
     def state_dict(self) -> dict[str, Any]:
-        """Position after the batches that were yielded, and what it is valid for."""
+        """Position after the batches that were yielded, and what it is valid for; the same in every shard."""
         row_group, row = self.reader.place(self._plan.first_row(self._next))
         return {**self._identity(), "row_group": row_group, "row": row}
 
@@ -130,7 +130,7 @@ class DayStream(IterableDataset):
         """Go on from a position: the next `iter` starts there.
 
         Raises:
-            DataError: the position belongs to another day, shard, batch size, set of rows or data set.
+            DataError: the position belongs to another day, number of rows a step, set of rows or data set.
         """
         for key, allowed in self._identity().items():
             if state.get(key) != allowed:
@@ -143,9 +143,8 @@ class DayStream(IterableDataset):
             "fingerprint": self.data.fingerprint,
             "day": self.day,
             "rows": self.reader.rows,
-            "batch_size": self.batch_size,
-            "shard": self.shard,
-            "num_shards": self.num_shards,
+            # Of all shards together: another number of them goes on from the same row.
+            "rows_per_step": self.batch_size * self.num_shards,
             "labels": self.reader.labels.kind,
             "negatives": None if self.reader.negatives is None else asdict(self.reader.negatives),
             "share": self.reader.share,

@@ -133,7 +133,7 @@ def damaged(path: Path, why: str) -> UserError:
 def _checksum(tensor: Tensor) -> str:
     """sha256 (hex) of type, shape and bytes."""
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
-    digest.update(memoryview(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()))
+    digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -1,5 +1,5 @@
 """One part of a checkpoint in a folder: tensors by torch.distributed.checkpoint, as safetensors, and their shape as
-JSON.
+JSON. Each part is written and read by a process alone.
 
 torch.distributed.checkpoint's own format keeps its metadata as a pickle; its writer of safetensors keeps none.
 """
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
@@ -28,7 +27,7 @@ TREE = "state.json"
 
 
 def write_part(folder: Path, state: Any) -> None:
-    """Write a nested state; of several processes each calls it.
+    """Write a nested state.
 
     Args:
         folder: to be made.
@@ -42,9 +41,9 @@ def write_part(folder: Path, state: Any) -> None:
     (folder / TREE).write_text(json.dumps(tree))
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     try:
-        with _alone() as alone:
+        with _alone():
             whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-            dcp.save(whole, storage_writer=writer, no_dist=alone)
+            dcp.save(whole, storage_writer=writer, no_dist=True)
     except CheckpointException as error:
         raise _first(error) from error
 
@@ -60,18 +59,18 @@ def read_part(folder: Path) -> Any:
     for name, found in reader.read_metadata().state_dict_metadata.items():
         assert isinstance(found, TensorStorageMetadata), f"{name} is no tensor"
         tensors[name] = torch.empty(found.size, dtype=found.properties.dtype)
-    with _alone() as alone:
-        dcp.load(tensors, storage_reader=reader, no_dist=alone)
+    with _alone():
+        dcp.load(tensors, storage_reader=reader, no_dist=True)
     return put_together(json.loads((folder / TREE).read_text()), tensors)
 
 
 @contextmanager
-def _alone() -> Iterator[bool]:
-    """Whether this process is the only one, and then without the warning that it is."""
+def _alone() -> Iterator[None]:
+    """Without the warning that a process works alone."""
     ensure_process_group()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        yield dist.get_world_size() == 1
+        yield
 
 
 def _first(error: CheckpointException) -> BaseException:

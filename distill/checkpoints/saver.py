@@ -3,6 +3,9 @@
 A checkpoint is made after a step: when one is due, or when the process was asked to stop. Where it stands is a day and
 the batches of it that were trained on; when those are all of the day's, the days to be predicted after it are still to
 be predicted. What is predicted goes into a checkpoint a whole day at a time: nothing is predicted twice or left out.
+
+Of several processes that train together all save after the same step: when the first one's clock says so, or when any
+of them was asked to stop.
 """
 
 from __future__ import annotations
@@ -17,10 +20,12 @@ from torch.distributed.checkpoint.stateful import Stateful
 from torch.optim import Optimizer
 
 from distill.batch import Batch
-from distill.checkpoints.state import capture, restore, set_random_state
+from distill.checkpoints.state import State, capture, capture_own, own_of, restore, set_random_state
 from distill.checkpoints.stops import Stops
 from distill.checkpoints.store import CheckpointStore, Facts, Found
+from distill.checkpoints.together import agree
 from distill.config import CheckpointConfig
+from distill.distributed.share import is_first
 from distill.module import DistillModule
 
 LARGEST_SHARE = 0.05
@@ -91,6 +96,7 @@ class Checkpoints(L.Callback):
         self._clocks = time.perf_counter(), time.process_time()
         self._written, self._cost = time.monotonic(), 0.0
         self._found: Found | None = None
+        self._own: State = {}
 
     def resume(self, module: DistillModule, days: Days, report: Report) -> Start | None:
         """Put the newest checkpoint's state back, all but optimiser and generators, whose time comes in training.
@@ -108,7 +114,8 @@ class Checkpoints(L.Callback):
         if found is None:
             return None
         restore(module, found.training)
-        module.resume_counting(found.metrics["counted"])
+        self._own = own_of(found.own)
+        module.resume_counting(self._own["counted"])
         _recorder(module).load_state_dict(found.metrics["recorder"])
         report.load_state_dict(found.metrics["report"])
         self.seconds, self.cpu_seconds = found.metrics["seconds"]
@@ -120,7 +127,7 @@ class Checkpoints(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if self._found is not None:
-            set_random_state(self._found.training["random"])
+            set_random_state(self._own["random"])
             self._found = None
         self._written = time.monotonic()
         self.stops.listen()
@@ -133,7 +140,7 @@ class Checkpoints(L.Callback):
         self._batches = self._days.done + batch_idx + 1
         if last:
             self._recorded = _recorder(module).state_dict()
-        if self.stops.asked is not None or self._is_due(module.steps):
+        if self._agree(module.steps):
             self._save(module, trainer.optimizers[0], _recorder(module).state_dict(), last)
         if self.stops.asked is not None:
             self.stops.obey()
@@ -149,12 +156,26 @@ class Checkpoints(L.Callback):
 
     def _stop_predicting(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Leave out what was predicted since the last step, and stop."""
+        self._agree()
         if self.stops.asked is None:
             return
         assert isinstance(module, DistillModule)
         if self._found is None:  # otherwise no step was made since that checkpoint
             self._save(module, trainer.optimizers[0], self._recorded, trained=True)
         self.stops.obey()
+
+    def _agree(self, steps: int | None = None) -> bool:
+        """Note whether any process was asked to stop.
+
+        Args:
+            steps: of the training so far, right after one.
+
+        Returns:
+            Whether a checkpoint is to be made.
+        """
+        due = steps is not None and is_first() and self._is_due(steps)
+        self.stops.asked, due = agree(self.stops.asked, due)
+        return due or self.stops.asked is not None
 
     def _is_due(self, steps: int) -> bool:
         every = self.config.every_batches
@@ -177,13 +198,12 @@ class Checkpoints(L.Callback):
         wall, cpu = self._clocks
         spent = self.seconds + time.perf_counter() - wall, self.cpu_seconds + time.process_time() - cpu
         metrics = {
-            "counted": module.counted(),
             "recorder": recorded,
             "report": self._report.state_dict(),
             "seconds": spent,
         }
         facts = Facts(module.steps, self._days.today, self._batches, self._report.label_loss(module))
-        self.store.write(facts, training, metrics)
+        self.store.write(facts, training, metrics, capture_own(module))
         self._written = time.monotonic()
         self._cost = self._written - began
 

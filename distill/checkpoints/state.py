@@ -1,13 +1,14 @@
 """All that the next step of a training depends on, and back again.
 
-The model with the rows and AdaGrad moments of its tables, the channels with their own optimisers, the dense optimiser,
-the random generators. Where in its days the training stands is the business of `distill.checkpoints.saver`.
+The model with the rows and AdaGrad moments of its tables, the channels with their own optimisers, and the dense
+optimiser are the same in all processes that train together; random generators and what was counted are each process's
+own. Where in its days the training stands is the business of `distill.checkpoints.saver`.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from distill.distributed.share import process_number, processes
 from distill.errors import UserError
 from distill.module import DistillModule
 from distill.protocols import Channel
@@ -23,7 +25,8 @@ State = dict[str, Any]
 
 
 def capture(module: DistillModule, optimizer: Optimizer) -> State:
-    """The state between two steps; its tensors may be the training's own and change with it.
+    """The state between two steps, the same in all processes, each of which must call it; its tensors may be the
+    training's own and change with it.
 
     Args:
         module: model and channels.
@@ -36,7 +39,6 @@ def capture(module: DistillModule, optimizer: Optimizer) -> State:
             for name, channel in _channels(module).items()
         },
         "optimizer": optimizer.state_dict(),
-        "random": random_state(),
     }
 
 
@@ -57,6 +59,26 @@ def restore(module: DistillModule, state: Mapping[str, Any]) -> None:
     for name, channel in channels.items():
         _load(channel, state["channels"][name]["parameters"])
         channel.load_training_state(state["channels"][name]["training"])
+
+
+def capture_own(module: DistillModule) -> State:
+    """The part of the state that belongs to this process."""
+    return {"random": random_state(), "counted": module.counted()}
+
+
+def own_of(saved: Sequence[State]) -> State:
+    """This process's part of what some processes saved, each by `capture_own`.
+
+    Where there were as many, it is what this one saved itself. Otherwise sums, of which the mean over processes is
+    reported, are all set to that mean, and a process that there was not has its generators as they are.
+    """
+    number = process_number()
+    if len(saved) == processes():
+        return saved[number]
+    sums = [own["counted"]["sums"] for own in saved]
+    means = {name: sum(of[name] for of in sums) / len(sums) for name in sums[0]}
+    random = saved[number]["random"] if number < len(saved) else random_state()
+    return {"random": random, "counted": {**saved[0]["counted"], "sums": means}}
 
 
 def random_state() -> State:

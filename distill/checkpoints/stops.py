@@ -7,13 +7,17 @@ import threading
 from types import FrameType
 from typing import Any
 
+from distill.distributed.share import processes
+
 STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stops:
     """Context in which `listen` may be called; outside, signals mean what they meant before.
 
-    A second Ctrl-C stops at once, without saving. Signals that are ignored stay so; only the main thread may listen.
+    A second Ctrl-C stops at once, without saving, unless several processes train together: each of them hears it from
+    the terminal and from torchrun, and all have to save after the same step. Signals that are ignored stay so; only the
+    main thread may listen.
 
     Attributes:
         asked: the signal that came.
@@ -52,7 +56,7 @@ class Stops:
         signal.raise_signal(self.asked)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        again = number == signal.SIGINT and self.asked == signal.SIGINT
+        again = number == signal.SIGINT and self.asked == signal.SIGINT and processes() == 1
         self.asked = number
         if again:
             self.obey()

@@ -3,7 +3,10 @@ later ones.
 
     <folder>/step-0000001200/manifest.json    facts, checksums of the files below
                              training/        what the next step depends on (`distill.checkpoints.part`)
+                             process-0000/    the part of it that belongs to one of the processes that train together
                              metrics/         what was predicted and measured so far
+
+Each process writes its own part, and the first one all else; the folder lies on a disk that all of them see.
 """
 
 from __future__ import annotations
@@ -13,7 +16,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,10 +23,13 @@ from typing import Any
 
 from distill.checkpoint import file_hash
 from distill.checkpoints.part import read_part, write_part
+from distill.checkpoints.together import from_first, wait_for_all
+from distill.distributed.share import is_first, process_number
+from distill.errors import UserError
 from distill.files import naming_full_disk
 
 MANIFEST = "manifest.json"
-TRAINING, METRICS = "training", "metrics"
+TRAINING, METRICS, PROCESS = "training", "metrics", "process-"
 
 _LOG = logging.getLogger(__name__)
 
@@ -52,13 +57,15 @@ class Found:
 
     Attributes:
         facts: when it was made.
-        training: what the next step depends on.
+        training: what the next step depends on, the same in all processes.
         metrics: what was predicted and measured so far.
+        own: what belongs to each of the processes that wrote it.
     """
 
     facts: Facts
     training: Any
     metrics: Any
+    own: list[Any]
 
 
 class CheckpointStore:
@@ -74,12 +81,13 @@ class CheckpointStore:
         assert keep >= 1, f"keep {keep}"
         self.folder, self.identity, self.keep = folder, json.loads(json.dumps(identity)), keep
 
-    def write(self, facts: Facts, training: Any, metrics: Any) -> Path:
-        """Add a checkpoint; older ones go.
+    def write(self, facts: Facts, training: Any, metrics: Any, own: Any) -> Path:
+        """Add a checkpoint; older ones go. Of several processes each must call it.
 
         Args:
             facts: when it was made.
-            training, metrics: nested states (`distill.checkpoints.tree`).
+            training, metrics: nested states (`distill.checkpoints.tree`), of the first process.
+            own: likewise, of every process.
 
         Returns:
             Its folder.
@@ -87,22 +95,51 @@ class CheckpointStore:
         Raises:
             UserError: the disk is full; nothing half written is left, and older checkpoints stay.
         """
-        path = self.folder / f"step-{facts.step:010d}"
+        path = self._path(facts.step)
+        temporary = self.folder / f".{path.name}.partial"
         with naming_full_disk(path):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=self.folder))
             try:
-                write_part(temporary / TRAINING, training)
-                write_part(temporary / METRICS, metrics)
-                self._describe(temporary, facts)
-                self._put(temporary, path)
+                if is_first():
+                    self._clean()
+                    temporary.mkdir(parents=True)
+                wait_for_all()
+                write_part(temporary / f"{PROCESS}{process_number():04d}", own)
+                if is_first():
+                    write_part(temporary / TRAINING, training)
+                    write_part(temporary / METRICS, metrics)
+                wait_for_all()
+                if is_first():
+                    self._describe(temporary, facts)
+                    _remove(path)  # a damaged one of the same step may stand there
+                    os.rename(temporary, path)
+                    self._make_room()
             finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-        self._make_room()
+                if is_first():
+                    shutil.rmtree(temporary, ignore_errors=True)
         return path
 
     def newest(self) -> Found | None:
-        """The newest checkpoint that is whole; damaged ones are named. None when there is none."""
+        """The newest checkpoint that is whole; damaged ones are named. None when there is none.
+
+        Of several processes each must call it; the first one looks, and all take the one that it has found.
+
+        Raises:
+            UserError: another process does not see what the first one sees.
+        """
+        step = from_first(self._newest_step() if is_first() else None)
+        if step is None:
+            return None
+        path = self._path(step)
+        if not path.is_dir():
+            raise UserError(
+                f"checkpoint {path}: got no such folder in process {process_number()}, allowed: what the first process "
+                "sees. Put the experiment's output on a disk that all machines share"
+            )
+        own = [read_part(part) for part in sorted(path.glob(f"{PROCESS}*"))]
+        facts = Facts(**_read_manifest(path)["facts"])
+        return Found(facts, read_part(path / TRAINING), read_part(path / METRICS), own)
+
+    def _newest_step(self) -> int | None:
         for path in reversed(self._paths()):
             try:
                 manifest = _read_manifest(path)
@@ -113,25 +150,27 @@ class CheckpointStore:
             except _Damaged as damage:
                 _LOG.warning("checkpoint %s: damaged (%s); the one before it is taken", path, damage)
                 continue
-            facts = Facts(**manifest["facts"])
-            return Found(facts, read_part(path / TRAINING), read_part(path / METRICS))
+            return manifest["facts"]["step"]
         return None
 
     def remove(self) -> None:
-        """All of them: the training has ended."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """All of them: the training has ended. Of several processes the first one does it."""
+        if is_first():
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:010d}"
+
+    def _clean(self) -> None:
+        """What a process left behind that was killed while it wrote."""
+        for leftover in self.folder.glob(".step-*.partial"):
+            shutil.rmtree(leftover)
 
     def _describe(self, folder: Path, facts: Facts) -> None:
         checksums = {name: file_hash(path) for name, path in sorted(_files(folder).items())}
         content = {"identity": self.identity, "facts": asdict(facts), "files": checksums}
         manifest = {"checksum": _checksum(content), "content": content}
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-
-    def _put(self, temporary: Path, path: Path) -> None:
-        """In its place; a damaged one of the same step may stand there."""
-        _remove(path)
-        temporary.chmod(0o755)  # mkdtemp gives 0700, which would keep others from reading a shared run folder
-        os.rename(temporary, path)
 
     def _make_room(self) -> None:
         paths = self._paths()

@@ -10,7 +10,7 @@ import numpy as np
 from adapters.autoencoder import Autoencoder
 from distill.batch import Batch
 from distill.dataset import DataSet
-from distill.distributed import processes, rows_of_all
+from distill.distributed import process_number, processes, rows_of_all
 from distill.predictions import SPLITS, Predictions
 from distill.protocols import Output
 from experiments.pipeline.experiment import Experiment
@@ -39,20 +39,31 @@ class PredictionRecorder:
         return whole
 
     def state_dict(self) -> dict[str, Any]:
-        """What was recorded so far, by column."""
-        return {name: self.column(name) for name in self._columns}
+        """What was recorded so far, by column, each day in the order of its stream.
+
+        Of several processes each must call it; the first one is given the rows of all.
+        """
+        rows = {name: self.column(name) for name in self._columns}
+        if not rows or processes() == 1:
+            return rows
+        rows = rows_of_all(rows)
+        order = np.lexsort((rows["example_id"], rows["timestamp"], rows["day"]))
+        return {name: column[order] for name, column in rows.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a state."""
-        self._columns.clear()
-        self._columns.update({name: [column] for name, column in state_dict.items()})
+        """Go on from a state; each of several processes takes its share of the rows."""
+        shares = {
+            name: np.array_split(column, processes())[process_number()] for name, column in state_dict.items()
+        }
+        self._hold(shares)
 
     def take_from_all(self) -> None:
         """Have the first of several processes hold the rows of all, each day in the order of its stream."""
-        if processes() > 1:
-            rows = rows_of_all(self.state_dict())
-            order = np.lexsort((rows["example_id"], rows["timestamp"], rows["day"]))
-            self.load_state_dict({name: column[order] for name, column in rows.items()})
+        self._hold(self.state_dict())
+
+    def _hold(self, rows: dict[str, np.ndarray]) -> None:
+        self._columns.clear()
+        self._columns.update({name: [column] for name, column in rows.items()})
 
     def predictions(self, experiment: Experiment, tasks: tuple[str, ...]) -> Predictions:
         """Everything recorded, with final labels read from the data set.

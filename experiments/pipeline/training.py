@@ -18,7 +18,7 @@ from distill.checkpoints import Checkpoints, CheckpointStore
 from distill.config import ComputeConfig, DelayedLabels, OptimizerConfig, StudentConfig, TeacherConfig
 from distill.dataset import DataSet
 from distill.delay import label_rule
-from distill.distributed import is_first, process_number, processes, refuse_together
+from distill.distributed import is_first, process_number, refuse_together
 from distill.errors import UserError
 from distill.files import atomic_path
 from distill.module import DistillModule
@@ -119,7 +119,7 @@ class Training:
         checkpoints = self._checkpoints(plan)
         # Dropout; each of several processes drops units of other rows.
         with seeded(self.seed, "training" if is_first() else f"training.{process_number()}"):
-            reports = fit(module, DayData(days, plan), callback, checkpoints if processes() == 1 else None)
+            reports = fit(module, DayData(days, plan), callback, checkpoints)
         wall, cpu = clock.read()
         self.leave_behind(recorder, cost, reports, wall + checkpoints.seconds, cpu + checkpoints.cpu_seconds)
         checkpoints.store.remove()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,13 +74,20 @@ def train_together(data: DataSet, clip_norm: float) -> dict[str, np.ndarray]:
 
 def launch(number: int, folder: Path, out: Path, clip_norm: float) -> dict[str, np.ndarray]:
     """What `number` processes end with."""
+    run_together(number, _train_and_keep, folder, out, clip_norm)
+    with np.load(out) as arrays:
+        return dict(arrays)
+
+
+def run_together(number: int, function: Callable[..., None], *arguments: Any) -> None:
+    """Call a module-level function in each of `number` processes of one group."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
     context = multiprocessing.get_context("forkserver")  # imports once for all of them
     context.set_forkserver_preload([__name__])
     started = [
-        context.Process(target=_one_of, args=(rank, number, address, folder, out, clip_norm))
+        context.Process(target=_one_of, args=(rank, number, address, function, arguments))
         for rank in range(number)
     ]
     for process in started:
@@ -86,14 +95,18 @@ def launch(number: int, folder: Path, out: Path, clip_norm: float) -> dict[str, 
     for process in started:
         process.join(120)
     assert [process.exitcode for process in started] == [0] * number
-    with np.load(out) as arrays:
-        return dict(arrays)
 
 
-def _one_of(rank: int, number: int, address: str, folder: Path, out: Path, clip_norm: float) -> None:
+def _one_of(
+    rank: int, number: int, address: str, function: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", address, rank=rank, world_size=number)
+    function(*arguments)
+    torch.distributed.destroy_process_group()  # left standing, gloo's threads abort the process at its end
+
+
+def _train_and_keep(folder: Path, out: Path, clip_norm: float) -> None:
     found = train_together(DataSet.open(folder), clip_norm)
     if is_first():
         np.savez(out, **found)  # type: ignore[arg-type]
-    torch.distributed.destroy_process_group()  # left standing, gloo's threads abort the process at its end

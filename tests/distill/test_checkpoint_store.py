@@ -27,7 +27,9 @@ def store_in(folder: Path, keep: int = 2, **identity: Any) -> CheckpointStore:
 def write(store: CheckpointStore, step: int, loss: float = 1.0) -> Path:
     """A checkpoint whose states say which step it is of."""
     training = {"weight": torch.full((3,), step), "step": step}
-    return store.write(Facts(step, day=1, batches=step, loss=loss), training, {"seen": torch.tensor(step)})
+    return store.write(
+        Facts(step, day=1, batches=step, loss=loss), training, {"seen": torch.tensor(step)}, {}
+    )
 
 
 def newest(store: CheckpointStore) -> Found:
@@ -71,9 +73,10 @@ def assert_equal(got: Any, expected: Any) -> None:
 def test_state_comes_back_bit_by_bit(tmp_path: Path) -> None:
     store = store_in(tmp_path)
     facts = Facts(step=7, day=2, batches=3, loss=0.25)
-    store.write(facts, STATE, {"empty": {}})
+    store.write(facts, STATE, {"empty": {}}, {"of": "this process"})
     found = newest(store_in(tmp_path))
     assert found.facts == facts and found.metrics == {"empty": {}}
+    assert found.own == [{"of": "this process"}]
     assert_equal(found.training, STATE)
 
 
@@ -184,5 +187,5 @@ def test_full_disk_leaves_what_there_was(tmp_path: Path) -> None:
         full_disk(),
         pytest.raises(UserError, match=r"step-0000000002: the disk is full .* repeat the command"),
     ):
-        store.write(Facts(2, 1, 2, 1.0), big, {})
+        store.write(Facts(2, 1, 2, 1.0), big, {}, {})
     assert names(tmp_path) == ["step-0000000001"] and newest(store).facts.step == 1

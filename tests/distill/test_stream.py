@@ -245,9 +245,9 @@ def test_position_names_row_group_and_row(tmp_path: Path, monkeypatch: pytest.Mo
     iterator = iter(one)
     next(iterator)
     state = one.state_dict()  # 4 rows read: row groups hold rows 0-2, 3-5, ...
-    assert {key: state[key] for key in ("day", "shard", "row_group", "row")} == {
+    assert {key: state[key] for key in ("day", "rows_per_step", "row_group", "row")} == {
         "day": 1,
-        "shard": 0,
+        "rows_per_step": 4,
         "row_group": 1,
         "row": 1,
     }
@@ -276,14 +276,25 @@ def test_resume_inside_stateful_dataloader(shared: DataSet, workers: int, seen: 
     ("change", "message"),
     [
         ({"day": 2}, "day: got 1, allowed: 2"),
-        ({"batch_size": 5}, "batch_size: got 4, allowed: 5"),
-        ({"num_shards": 2}, "num_shards: got 1, allowed: 2"),
+        ({"batch_size": 5}, "rows_per_step: got 4, allowed: 5"),
+        ({"num_shards": 2}, "rows_per_step: got 4, allowed: 8"),
         ({"domains": ["feed"]}, "rows: got 10, allowed: 5"),
     ],
 )
 def test_position_of_another_stream_is_refused(shared: DataSet, change: dict, message: str) -> None:
     with pytest.raises(DataError, match=message):
         stream(shared, **change).load_state_dict(stream(shared).state_dict())
+
+
+def test_other_shards_go_on_from_the_same_row(shared: DataSet) -> None:
+    whole = list(stream(shared, batch_size=4))
+    one = stream(shared, batch_size=4)
+    next(iter(one))
+    both = [stream(shared, batch_size=2, shard=shard, num_shards=2) for shard in (0, 1)]
+    for half in both:
+        half.load_state_dict(one.state_dict())
+    rest = [batch.example_id for pair in zip(*both, strict=True) for batch in pair]
+    assert torch.cat(rest).tolist() == torch.cat([batch.example_id for batch in whole[1:]]).tolist()
 
 
 def test_dataloader_without_workers_yields_the_batches(shared: DataSet) -> None:
