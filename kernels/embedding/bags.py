@@ -64,8 +64,8 @@ class Layout:
 
 
 def gather_bags(
-    layout: Layout, sparse: KeyedJaggedTensor, history_ids: Tensor | None
-) -> tuple[KeyedJaggedTensor, int, int]:
+    layout: Layout, sparse: KeyedJaggedTensor, history_ids: Tensor | None, total: int
+) -> KeyedJaggedTensor:
     """All bags of a batch for one look-up.
 
     Bags are counted example by example (b * F + f), then the events, then empty ones up to N. Even bags go to
@@ -73,25 +73,22 @@ def gather_bags(
 
     Args:
         layout: where the features' rows lie.
-        sparse: at least the features of the layout.
+        sparse: the features of the layout, in its order.
         history_ids: int64 [T] or None.
+        total: N.
 
     Returns:
-        The look-up's input with N / 2 bags per key, B, and T.
+        The look-up's input with N / 2 bags per key.
 
     Raises:
-        ValueError: a feature is missing, or an id is outside its table.
+        ValueError: an id is outside its table.
     """
-    sparse = layout.in_order(sparse)
     ids, lengths, batch = sparse.values(), sparse.lengths().long(), sparse.stride()
-    if history_ids is not None and layout.history_feature is None:
-        raise ValueError("history_ids: got ids, allowed: None, because no history_feature was set")
     events = 0 if history_ids is None else history_ids.numel()
-    total = _padded(lengths.numel() + events)
-    if total - lengths.numel() - events <= 1 and _all_ones(lengths, ids):
+    if _all_ones(lengths, ids):
         dealt = _gather_ones(layout, ids.view(len(layout.ranges), batch), history_ids, total)
         if dealt is not None:
-            return dealt, batch, events
+            return dealt
     # Any number of ids in a bag, or an id outside its table, which is named here.
     per_owner = lengths.view(len(layout.ranges), batch).sum(1)
     if history_ids is not None:
@@ -102,9 +99,9 @@ def gather_bags(
     order, lengths = _deal(lengths, len(layout.ranges), batch, events, total)
     if is_substituted(rows.device):
         lengths, rows = permuted(order, lengths, rows)
-        return _dealt(rows, complete_cumsum(lengths)), batch, events
+        return _dealt(rows, complete_cumsum(lengths))
     lengths, rows, _ = torch.ops.fbgemm.permute_1D_sparse_data(order, lengths, rows, None, rows.numel())
-    return _dealt(rows, torch.ops.fbgemm.asynchronous_complete_cumsum(lengths)), batch, events
+    return _dealt(rows, torch.ops.fbgemm.asynchronous_complete_cumsum(lengths))
 
 
 def _dealt(rows: Tensor, offsets: Tensor) -> KeyedJaggedTensor:
@@ -136,7 +133,7 @@ def _gather_ones(
         layout: where the features' rows lie.
         ids: int64 [F, B].
         history_ids: int64 [T] or None.
-        total: N, at most one more than F * B + T.
+        total: N.
     """
     features = len(ids)
     rows = (ids + layout.first_rows[:features].unsqueeze(1)).t().reshape(-1)
@@ -146,8 +143,10 @@ def _gather_ones(
         rows = torch.cat([rows, history_ids + layout.first_rows[-1]])
     if not inside:
         return None
-    offsets = torch.arange(total + 1, device=ids.device).clamp_max(rows.numel())
-    return _dealt(torch.cat([rows[::2], rows[1::2]]), offsets)
+    even, odd = rows[::2], rows[1::2]
+    steps = torch.arange(total // 2 + 1, device=ids.device)
+    offsets = torch.cat([steps[:-1].clamp_max(len(even)), len(even) + steps.clamp_max(len(odd))])
+    return _dealt(torch.cat([even, odd]), offsets)
 
 
 def rows_in_table(layout: Layout, ids: Tensor, per_owner: Tensor) -> Tensor:
@@ -173,10 +172,16 @@ def rows_in_table(layout: Layout, ids: Tensor, per_owner: Tensor) -> Tensor:
     return ids + layout.first_rows.repeat_interleave(per_owner, output_size=ids.numel())
 
 
-def _padded(bags: int) -> int:
-    """N: an even number, at least 2, and the same in all processes (gloo scatters equal parts only)."""
+def padded(bags: int, alike: bool) -> int:
+    """N: an even number, at least 2 and the number of bags.
+
+    Args:
+        bags: F * B + T.
+        alike: the same in all processes (gloo scatters equal parts only); then a collective call where there are
+            several.
+    """
     total = max(2, bags + bags % 2)
-    if dist.get_world_size() == 1:
+    if not alike or dist.get_world_size() == 1:
         return total
     largest = torch.tensor(total)
     dist.all_reduce(largest, dist.ReduceOp.MAX)

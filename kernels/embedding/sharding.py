@@ -1,6 +1,8 @@
-"""One fused table as torchrec's DistributedModelParallel sees it: plan, wrap, reach its state."""
+"""Fused tables as torchrec's DistributedModelParallel sees them: plan, wrap, reach their state."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -9,45 +11,58 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen
 from torch import Tensor
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
+from torchrec.distributed.batched_embedding_kernel import BatchedFusedEmbeddingBag
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
-from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.model_parallel import DistributedModelParallel, DMPCollection
 from torchrec.distributed.sharding_plan import construct_module_sharding_plan, row_wise, table_wise
 from torchrec.distributed.types import ShardingEnv, ShardingPlan
 
+from kernels.embedding.bags import KEYS
+from kernels.embedding.placement import TABLE_WISE
 from kernels.embedding.process_group import ensure_process_group
 
-TABLE = "rows"
 
+class ShardedTables:
+    """fbgemm's fused tables behind torchrec's DistributedModelParallel; one for each owner, of all its rows.
 
-class ShardedTable:
-    """fbgemm's fused table behind torchrec's DistributedModelParallel.
-
-    No `nn.Module`: as a part of one it would hand the table to every dense optimiser.
+    No `nn.Module`: as a part of one it would hand the tables to every dense optimiser.
 
     Args:
-        rows, dim, keys, learning_rate, eps, device: as of `shard`.
+        rows: owner to number of rows; table-wise, the process that holds them, else 0 alone.
+        kind: row_wise or table_wise.
+        group: processes that share one copy of the tables; 0 for all.
+        dim: floats per row.
+        learning_rate, eps: of the fused row-wise AdaGrad; eps is added to the root of the moment.
+        device: where the rows live.
     """
 
     def __init__(
         self,
-        rows: int,
+        rows: Mapping[int, int],
+        kind: str,
+        group: int,
         dim: int,
-        keys: tuple[str, ...],
         learning_rate: float,
         eps: float,
         device: torch.device,
     ):
-        self.rows, self.keys = rows, keys
-        self.model = shard(rows, dim, keys, learning_rate, eps, device)
+        self.rows, self.dim, self.device = dict(rows), dim, device
+        self.model = _wrapped(self.rows, kind, group, dim, learning_rate, eps, device)
         self._whole = whole_table(self.model)
+        # Processes that hold all rows between them.
+        self._group = self.model.device_mesh.get_group("shard") if group else dist.group.WORLD
 
-    def look_up(self, ids: KeyedJaggedTensor) -> Tensor:
-        """Rows of the bags, the first key's beside the second's, [N / 2, 2 * D]."""
+    def look_up(self, ids: Sequence[KeyedJaggedTensor]) -> list[Tensor]:
+        """Rows of each owner's bags, the first key's beside the second's, [N / 2, 2 * D].
+
+        Args:
+            ids: of each owner's table, all with N bags; `KEYS` are their keys.
+        """
         if self._whole is not None:
-            return self._whole(ids.values(), ids.offsets())
-        found = self.model(ids)
-        assert tuple(found.keys()) == self.keys, f"torchrec returned the keys {found.keys()}"
-        return found.values()
+            (alone,) = ids
+            return [self._whole(alone.values(), alone.offsets())]
+        found = self.model(_keyed(self.rows, ids)).to_dict()  # torchrec's own order is that of the shards
+        return [torch.cat([found[key] for key in _keys(owner)], 1) for owner in self.rows]
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """From the next backward pass on."""
@@ -56,37 +71,89 @@ class ShardedTable:
             group["lr"] = learning_rate
         optimizer.step()  # hands the rate over to fbgemm; rows are updated in the backward pass only
 
-    def local(self) -> tuple[int, Tensor, Tensor]:
-        """As `local_state`."""
-        return local_state(self.model)
+    def local(self, owner: int) -> tuple[int, Tensor, Tensor] | None:
+        """This process's part of an owner's table and of its moment, not copied.
 
-    def whole(self) -> tuple[Tensor, Tensor]:
-        """As `all_rows`."""
-        return all_rows(self.model, self.rows)
+        Returns:
+            The number of its first row, the weights [local rows, D] and the row-wise moment [local rows]; None where
+            this process has no part of it.
+        """
+        for kernel in _kernels(self.model):
+            tables = kernel.config.embedding_tables
+            states = zip(
+                tables,
+                kernel.emb_module.split_embedding_weights(),
+                kernel.emb_module.split_optimizer_states(),
+                strict=True,
+            )
+            for table, weight, (moment,) in states:
+                if table.name == _table(owner):
+                    return table.local_metadata.shard_offsets[0], weight, moment.view(-1)
+        return None
+
+    def average_copies(self) -> None:
+        """Make the groups' copies equal to their mean; to be called after every step, by all processes."""
+        if isinstance(self.model, DMPCollection):
+            self.model.sync()
+
+    def whole(self, owner: int) -> tuple[Tensor, Tensor]:
+        """An owner's table and its moment, from all processes; a collective call when there are several.
+
+        Returns:
+            Weights [rows, D] and moment [rows]; with one process these are the table itself, not a copy.
+        """
+        local = self.local(owner)
+        if dist.get_world_size() == 1:
+            assert local is not None
+            return local[1:]
+        weight = torch.zeros(self.rows[owner], self.dim, device=self.device)
+        moment = torch.zeros(self.rows[owner], device=self.device)
+        if local is not None:
+            first, own_weight, own_moment = local
+            weight[first : first + len(own_weight)] = own_weight
+            moment[first : first + len(own_moment)] = own_moment
+        for full in (weight, moment):
+            dist.all_reduce(full, group=self._group)  # every row is non-zero in its holder's part only
+        return weight, moment
 
 
-def shard(
-    rows: int, dim: int, keys: tuple[str, ...], learning_rate: float, eps: float, device: torch.device
+def _table(owner: int) -> str:
+    """The name of an owner's table."""
+    return f"rows_{owner}"
+
+
+def _keys(owner: int) -> list[str]:
+    """The keys that look into it."""
+    return [f"{key}_{owner}" for key in KEYS]
+
+
+def _keyed(owners: Iterable[int], ids: Sequence[KeyedJaggedTensor]) -> KeyedJaggedTensor:
+    """The bags of all tables, each under its own keys."""
+    return KeyedJaggedTensor(
+        [key for owner in owners for key in _keys(owner)],
+        torch.cat([bags.values() for bags in ids]),
+        lengths=torch.cat([bags.lengths() for bags in ids]),
+        stride=ids[0].stride(),
+    )
+
+
+def _wrapped(
+    rows: Mapping[int, int],
+    kind: str,
+    group: int,
+    dim: int,
+    learning_rate: float,
+    eps: float,
+    device: torch.device,
 ) -> DistributedModelParallel:
-    """One table of `rows` x `dim` that several keys look into, wrapped for training.
-
-    A single process holds all rows. Several processes hold an equal range of rows each (row-wise), so that no
-    table is too large for one of them and none waits for the owner of a popular table.
-
-    Args:
-        rows: number of rows.
-        dim: floats per row.
-        keys: keys of the KeyedJaggedTensor, all of which look into this table.
-        learning_rate: of the fused row-wise AdaGrad.
-        eps: of the fused row-wise AdaGrad, added to the root of the moment.
-        device: where the rows live.
-
-    Returns:
-        The wrapped collection; its rows hold nothing useful yet.
-    """
-    group = ensure_process_group()
-    table = EmbeddingBagConfig(name=TABLE, num_embeddings=rows, embedding_dim=dim, feature_names=list(keys))
-    collection = EmbeddingBagCollection(tables=[table], device=torch.device("meta"))
+    """The tables, wrapped for training; their rows hold nothing useful yet."""
+    tables = [
+        EmbeddingBagConfig(
+            name=_table(owner), num_embeddings=size, embedding_dim=dim, feature_names=_keys(owner)
+        )
+        for owner, size in rows.items()
+    ]
+    collection = EmbeddingBagCollection(tables=tables, device=torch.device("meta"))
     sharder = EmbeddingBagCollectionSharder(
         fused_params={
             "optimizer": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
@@ -96,22 +163,37 @@ def shard(
             "bounds_check_mode": BoundsCheckMode.NONE,
         }
     )
-    # The plan is stated, not searched for; the kernel too, because torchrec would plan a dense one here.
-    world = dist.get_world_size(group)
-    placement = table_wise(0, compute_kernel="fused") if world == 1 else row_wise(compute_kernel="fused")
+    everybody = ensure_process_group()
+    world = group or dist.get_world_size(everybody)
+    # torchrec would plan a dense kernel here.
+    placements = {
+        _table(owner): table_wise(owner, compute_kernel="fused")
+        if world == 1 or kind == TABLE_WISE
+        else row_wise(compute_kernel="fused")
+        for owner in rows
+    }
     plan = construct_module_sharding_plan(
-        collection, {TABLE: placement}, sharder, local_size=world, world_size=world, device_type=device.type
+        collection, placements, sharder, local_size=world, world_size=world, device_type=device.type
     )
+    shared = {
+        "module": collection,
+        "device": device,
+        "plan": ShardingPlan(plan={"": plan}),
+        "sharders": [sharder],
+        "init_parameters": False,
+    }
     # torchrec fills new tables from the global generator, which must not notice.
     with torch.random.fork_rng(devices=[]):
-        return DistributedModelParallel(
-            collection,
-            env=ShardingEnv.from_process_group(group),
-            device=device,
-            plan=ShardingPlan(plan={"": plan}),
-            sharders=[sharder],
-            init_parameters=False,
-        )
+        if group:
+            sizes = {"world_size": dist.get_world_size(everybody), "sharding_group_size": group}
+            return DMPCollection(**shared, **sizes, global_pg=everybody)
+        return DistributedModelParallel(**shared, env=ShardingEnv.from_process_group(everybody))
+
+
+def _kernels(model: DistributedModelParallel) -> Iterator[BatchedFusedEmbeddingBag]:
+    """What torchrec keeps around each of fbgemm's tables that are in this process."""
+    for lookup in model.module._lookups:
+        yield from lookup._emb_modules
 
 
 def whole_table(model: DistributedModelParallel) -> SplitTableBatchedEmbeddingBagsCodegen | None:
@@ -122,36 +204,5 @@ def whole_table(model: DistributedModelParallel) -> SplitTableBatchedEmbeddingBa
     """
     if dist.get_world_size() > 1:
         return None
-    (lookup,) = model.module._lookups
-    (kernel,) = lookup._emb_modules
+    (kernel,) = _kernels(model)
     return kernel.emb_module
-
-
-def local_state(model: DistributedModelParallel) -> tuple[int, Tensor, Tensor]:
-    """This process's part of the table and of its moment, not copied.
-
-    Returns:
-        The number of its first row, the weights [local rows, D] and the row-wise moment [local rows].
-    """
-    (weight,) = model.state_dict().values()
-    (moment,) = model.fused_optimizer.state_dict()["state"][f"embedding_bags.{TABLE}.weight"].values()
-    (part,) = weight.local_shards()
-    return part.metadata.shard_offsets[0], part.tensor, moment.local_shards()[0].tensor.view(-1)
-
-
-def all_rows(model: DistributedModelParallel, rows: int) -> tuple[Tensor, Tensor]:
-    """The whole table and its moment, from all processes; a collective call when there are several.
-
-    Returns:
-        Weights [rows, D] and moment [rows]; with one process these are the table itself, not a copy.
-    """
-    first, weight, moment = local_state(model)
-    if dist.get_world_size() == 1:
-        return weight, moment
-    whole = []
-    for part in (weight, moment):
-        full = part.new_zeros(rows, *part.shape[1:])
-        full[first : first + len(part)] = part
-        dist.all_reduce(full)  # every row is non-zero in its owner's part only
-        whole.append(full)
-    return whole[0], whole[1]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -61,9 +62,10 @@ class SubstituteTable:
         # Its only use is to be asked for a gradient: the rows are no leaf of autograd.
         self._anchor = torch.zeros((), requires_grad=True)
 
-    def look_up(self, ids: KeyedJaggedTensor) -> Tensor:
+    def look_up(self, ids: Sequence[KeyedJaggedTensor]) -> list[Tensor]:
         """Rows of the bags, the first key's beside the second's, [N / 2, 2 * D]."""
-        return torch.cat(self.pooled(ids.values(), ids.offsets()).chunk(2), dim=1)
+        (bags,) = ids
+        return [torch.cat(self.pooled(bags.values(), bags.offsets()).chunk(2), dim=1)]
 
     def pooled(self, rows: Tensor, offsets: Tensor) -> Tensor:
         """Sums, or means, of bags of rows: [N, D] from int64 [M] and [N + 1]."""
@@ -72,11 +74,11 @@ class SubstituteTable:
     def set_learning_rate(self, learning_rate: float) -> None:
         self.learning_rate = learning_rate
 
-    def local(self) -> tuple[int, Tensor, Tensor]:
+    def local(self, owner: int) -> tuple[int, Tensor, Tensor]:
         """First row, rows and moments, not copied."""
         return 0, self.weight, self.moment
 
-    def whole(self) -> tuple[Tensor, Tensor]:
+    def whole(self, owner: int) -> tuple[Tensor, Tensor]:
         """All rows and moments, not copied."""
         return self.weight, self.moment
 

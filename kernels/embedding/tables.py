@@ -3,7 +3,8 @@
 Shape letters: B examples, F features, T history events of the batch, D embedding dim, N >= F * B + T bags.
 
 All tables share one width, so their rows lie one after another in ONE fused table, and one look-up serves
-every bag: the features' and, with one id each, the history's. That is more than tidiness. fbgemm's CPU
+every bag: the features' and, with one id each, the history's. (Several processes keep one such table for each
+kind of sharding and owner: `kernels.embedding.placement`.) That is more than tidiness. fbgemm's CPU
 backward updates a table that one key looks into 4-8 times slower than a table that several keys share
 (measured by experiments/benchmarks/kernels), so the bags are dealt to two keys in turn: even bags to
 the first, odd ones to the second. Read row by row, the result [N / 2, 2 * D] is [N, D] in the bags' own
@@ -22,11 +23,9 @@ import torch
 from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 
-from kernels.embedding.bags import KEYS, Layout, gather_bags
-from kernels.embedding.sharding import ShardedTable
-from kernels.embedding.substitute import SubstituteTable, is_substituted
-
-EPS = 1e-8
+from kernels.embedding.placement import parts
+from kernels.embedding.process_group import ensure_process_group
+from kernels.embedding.store import Store
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class EmbeddingTables(nn.Module):
         device: where the tables live.
 
     Raises:
-        ValueError: an argument outside its range.
+        ValueError: an argument outside its range, or the processes cannot share the tables as `sharded` asks.
         RuntimeError: a CUDA device without fbgemm's CUDA build, and several processes or no triton.
     """
 
@@ -77,8 +76,15 @@ class EmbeddingTables(nn.Module):
         check_arguments(tables, dim, learning_rate, history_feature)
         self.features = tuple(tables)
         self.dim = dim
-        self._layout = Layout(dict(tables), history_feature, torch.device(device))
-        self._table = _table(self._layout.n_rows, dim, learning_rate, torch.device(device))
+        self._sizes, self._history_feature = dict(tables), history_feature
+        ensure_process_group()
+        device = torch.device(device)
+        self._stores = [
+            Store(part, tables, dim, learning_rate, history_feature, device) for part in parts(tables, device)
+        ]
+        stored = [name for store in self._stores for name in store.features]
+        self._order = [stored.index(name) for name in tables]
+        self._fields = [len(layout.ranges) for store in self._stores for layout in store.layouts.values()]
         for feature, rows in tables.items():
             weight = initial_rows(seed, feature, rows, dim, init_std)
             self._load_feature(feature, weight, torch.zeros(rows))
@@ -86,7 +92,7 @@ class EmbeddingTables(nn.Module):
     @property
     def n_parameters(self) -> int:
         """Trained numbers in all tables (moments not counted)."""
-        return self._layout.n_rows * self.dim
+        return sum(self._sizes.values()) * self.dim
 
     @torch.compiler.disable  # a compiled model calls it between its graphs: fbgemm's tables only break them
     def forward(self, sparse: KeyedJaggedTensor, history_ids: Tensor | None = None) -> Embedded:
@@ -103,31 +109,48 @@ class EmbeddingTables(nn.Module):
         Raises:
             ValueError: a feature is missing, or an id is outside its table.
         """
-        ids, batch, events = gather_bags(self._layout, sparse, history_ids)
-        rows = self._look_up(ids)
-        shape = (batch, len(self.features), self.dim)
-        bags = batch * len(self.features)
-        if history_ids is None and len(rows) == bags:
-            return Embedded(rows.view(shape), None)
+        if history_ids is not None and self._history_feature is None:
+            raise ValueError("history_ids: got ids, allowed: None, because no history_feature was set")
+        rows, sizes = self._look_up(sparse, history_ids)
+        batch = sparse.stride()
+        if history_ids is None and sizes == [len(rows), 0, 0]:
+            return Embedded(rows.view(batch, len(self.features), self.dim), None)
         # One split, not slices: the backward pass of each slice would fill a whole gradient with zeros.
-        of_features, of_events, _ = rows.split([bags, events, len(rows) - bags - events])
-        return Embedded(of_features.view(shape), None if history_ids is None else of_events)
+        pieces = rows.split(sizes)
+        features = [
+            piece.view(batch, fields, self.dim)
+            for piece, fields in zip(pieces[::3], self._fields, strict=True)
+        ]
+        embedded = features[0] if len(features) == 1 else torch.cat(features, 1)[:, self._order]
+        events = max(pieces[1::3], key=len)  # one owner at most has any
+        return Embedded(embedded, None if history_ids is None else events)
 
-    def _look_up(self, ids: KeyedJaggedTensor) -> Tensor:
-        """Rows of the bags in their own order, [N, D]."""
+    def _look_up(self, sparse: KeyedJaggedTensor, history_ids: Tensor | None) -> tuple[Tensor, list[int]]:
+        """Rows of all bags, owner by owner; of each owner the numbers of features' bags, of events, of empty bags."""
         if torch.is_inference_mode_enabled():
             # fbgemm's operator exists for autograd only, which inference mode takes away.
             with torch.inference_mode(False), torch.no_grad():
-                return self._look_up(ids)
-        rows = self._table.look_up(ids)
+                return self._look_up(sparse, history_ids)
+        found = [of_owner for store in self._stores for of_owner in store.look_up(sparse, history_ids)]
+        rows = found[0].rows if len(found) == 1 else torch.cat([of_owner.rows for of_owner in found])
         if rows.requires_grad:
+            # One hook for all: no table is updated before all gradients were looked at.
             rows.register_hook(refuse_non_finite)
-        return rows.view(-1, self.dim)
+        return rows, [size for of_owner in found for size in of_owner.sizes]
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Change the learning rate from the next backward pass on."""
         check_learning_rate(learning_rate)
-        self._table.set_learning_rate(learning_rate)
+        for store in self._stores:
+            store.set_learning_rate(learning_rate)
+
+    def average_copies(self) -> None:
+        """Where groups of processes have copies of the tables (`Sharding.group`), make these equal to their mean.
+
+        To be called after every step, by all processes; without groups there is nothing to do.
+        """
+        for store in self._stores:
+            store.average_copies()
 
     def export(self) -> dict[str, Tensor]:
         """All rows and moments, copied. Of several processes each must call it, and each gets everything.
@@ -135,12 +158,8 @@ class EmbeddingTables(nn.Module):
         Returns:
             `<feature>.weight` float32 [rows, D] and `<feature>.momentum` float32 [rows] of every feature.
         """
-        weight, moment = self._table.whole()
-        state = {}
-        for feature, (first, end) in self._layout.ranges.items():
-            state[f"{feature}.weight"] = weight[first:end].clone()
-            state[f"{feature}.momentum"] = moment[first:end].clone()
-        return state
+        state = {name: tensor for store in self._stores for name, tensor in store.whole().items()}
+        return {name: state[name] for feature in self.features for name in _names(feature)}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `export` gave.
@@ -148,21 +167,17 @@ class EmbeddingTables(nn.Module):
         Raises:
             ValueError: a tensor is missing or has another shape; then nothing was loaded.
         """
-        for feature, (first, end) in self._layout.ranges.items():
-            check_tensor(state, f"{feature}.weight", (end - first, self.dim))
-            check_tensor(state, f"{feature}.momentum", (end - first,))
+        for feature, rows in self._sizes.items():
+            weight, moment = _names(feature)
+            check_tensor(state, weight, (rows, self.dim))
+            check_tensor(state, moment, (rows,))
         for feature in self.features:
-            self._load_feature(feature, state[f"{feature}.weight"], state[f"{feature}.momentum"])
+            weight, moment = _names(feature)
+            self._load_feature(feature, state[weight], state[moment])
 
-    @torch.no_grad()
     def _load_feature(self, feature: str, weight: Tensor, moment: Tensor) -> None:
-        """Copy the part of a feature's rows that this process holds."""
-        here, weights, moments = self._table.local()
-        first, end = self._layout.ranges[feature]
-        start, stop = max(first, here), min(end, here + len(weights))
-        if start < stop:
-            weights[start - here : stop - here] = weight[start - first : stop - first]
-            moments[start - here : stop - here] = moment[start - first : stop - first]
+        (store,) = (store for store in self._stores if feature in store.features)
+        store.load(feature, weight, moment)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         destination.update({prefix + name: tensor for name, tensor in self.export().items()})
@@ -177,7 +192,7 @@ class EmbeddingTables(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        expected = [f"{feature}.{part}" for feature in self.features for part in ("weight", "momentum")]
+        expected = [name for feature in self.features for name in _names(feature)]
         mine = {name.removeprefix(prefix): state_dict[name] for name in state_dict if name.startswith(prefix)}
         missing_keys += [prefix + name for name in expected if name not in mine]
         unexpected_keys += [prefix + name for name in mine if name not in expected and strict]
@@ -188,11 +203,9 @@ class EmbeddingTables(nn.Module):
                 error_msgs.append(str(error))
 
 
-def _table(rows: int, dim: int, learning_rate: float, device: torch.device) -> ShardedTable | SubstituteTable:
-    """fbgemm's table, or on a GPU that it cannot serve its substitute, which says so once."""
-    if is_substituted(device):
-        return SubstituteTable(rows, dim, learning_rate, EPS, device)
-    return ShardedTable(rows, dim, KEYS, learning_rate, EPS, device)
+def _names(feature: str) -> tuple[str, str]:
+    """Of a feature's rows and moments in a state."""
+    return f"{feature}.weight", f"{feature}.momentum"
 
 
 def dense_parameters(module: nn.Module) -> Iterator[nn.Parameter]:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 
 from kernels.embedding.bags import Layout
+from kernels.embedding.store import EPS
 from kernels.embedding.tables import (
-    EPS,
     Embedded,
     check_arguments,
     check_learning_rate,

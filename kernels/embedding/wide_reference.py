@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 
 from kernels.embedding.bags import Layout
-from kernels.embedding.tables import EPS, Embedded, initial_rows
+from kernels.embedding.store import EPS
+from kernels.embedding.tables import Embedded, initial_rows
 
 
 class ReferenceTables(nn.Module):

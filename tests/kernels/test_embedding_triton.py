@@ -17,10 +17,10 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
 )
 from torch import Tensor
 
-from kernels.embedding import EmbeddingTables, History, WideTables, bags, substitute, tables, wide_bags
+from kernels.embedding import EmbeddingTables, History, WideTables, bags, store, substitute, wide_bags
 from kernels.embedding import gpu as compiled
+from kernels.embedding.store import EPS
 from kernels.embedding.substitute import SubstituteTable, complete_cumsum, in_order, permuted
-from kernels.embedding.tables import EPS
 from tests.kernels.norm_ffn_cases import poisoned_memory
 from tests.kernels.test_embedding import SIZES, keyed, make, random_batch
 from tests.kernels.triton_tools import interpreted, lowered
@@ -50,7 +50,7 @@ def substituted(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     """Says whether tables that are built or used from now on are substitutes."""
 
     def set_to(value: bool) -> None:
-        for module in (bags, tables, wide_bags):
+        for module in (bags, store, wide_bags):
             monkeypatch.setattr(module, "is_substituted", lambda device: value)
 
     return set_to
