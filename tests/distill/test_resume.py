@@ -12,16 +12,20 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from distill.batch import Batch
 from distill.checkpoints import Checkpoints, CheckpointStore
 from distill.config import CheckpointConfig, OptimizerConfig
 from distill.dataset import DataSet
+from distill.day_data import Days
+from distill.delay import Unlabelled
 from distill.module import DistillModule
+from distill.other_surfaces import OthersFirst
 from distill.schedule import DayPlan
 from distill.seeding import seeded
 from distill.training import DayCallback, DayData, DayReport, fit
-from tests.distill.prepared_data import write_small
+from tests.distill.prepared_data import stream, write_small
 from tests.distill.tiny_training import Memory, Own, Silence, Tiny, changed, days_of, one_by_one, state
 
 PLAN = one_by_one(4)
@@ -78,8 +82,13 @@ def train(
     every_batches: int = 0,
     plan: DayPlan = PLAN,
     at: Callable[[int], None] = lambda calls: None,
+    days: Days | None = None,
+    share: float = 0.0,
 ) -> Trained:
-    """Train with dropout and a channel; `at` is called with the number of batches read so far, before each."""
+    """Train with dropout and a channel; `at` is called with the number of batches read so far, before each.
+
+    `days` replaces the streams of all rows, and `share` is what the channel asks for of other surfaces' rows.
+    """
     read: list[tuple[int, bool]] = []
 
     def watch(batch: Batch, training: bool) -> float:
@@ -88,6 +97,7 @@ def train(
         return 0.0
 
     model, memory, channel = Tiny(data.schema, dropout=0.3, watch=watch), Kept(), Own()
+    channel.other_surfaces = share
     channel.attach(model)
     module = DistillModule(model, {"own": channel}, OptimizerConfig(learning_rate=0.05), memory)
     checkpoints = None
@@ -96,7 +106,7 @@ def train(
         checkpoints = Checkpoints(CheckpointStore(folder, {"plan": plan.train}, keep=2), config)
     with seeded(0, "training"):
         callback = DayCallback(plan, Silence(), {}, "tiny")
-        reports = fit(module, DayData(days_of(data), plan), callback, checkpoints)
+        reports = fit(module, DayData(days or days_of(data), plan), callback, checkpoints)
     parameters = state(model) | {f"own.{name}": tensor for name, tensor in state(channel).items()}
     return Trained(parameters, memory.days, reports, read)
 
@@ -155,6 +165,30 @@ def test_day_after_which_nothing_is_predicted(data: DataSet, tmp_path: Path) -> 
     with pytest.raises(Killed):
         train(data, tmp_path, 3, plan, kill_before(5))
     train(data, tmp_path, 3, plan).assert_same(train(data, None, plan=plan))
+
+
+def with_others(data: DataSet) -> Days:
+    """Of each day trained on two batches of feed, without labels, and then two of reels; predicted are the latter."""
+
+    def days(day: int, training: bool) -> IterableDataset:
+        own = stream(data, day, domains=["reels"])
+        if not training:
+            return own
+        return OthersFirst(
+            stream(data, day, domains=["feed"], labels=Unlabelled(data.schema), own=False), own
+        )
+
+    return days
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 8, 9, 14])
+def test_killed_among_other_surfaces_rows_or_its_own(data: DataSet, tmp_path: Path, batch: int) -> None:
+    """A day takes six batches: two of others, two of its own, two predicted."""
+    whole = train(data, None, days=with_others(data), share=1.0)
+    assert len(whole.read) == 18 + 1  # the batch that FLOPs are counted on is read twice
+    with pytest.raises(Killed):
+        train(data, tmp_path, 1, at=kill_before(batch), days=with_others(data), share=1.0)
+    train(data, tmp_path, 1, days=with_others(data), share=1.0).assert_same(whole)
 
 
 @pytest.mark.parametrize(("number", "batch"), [(signal.SIGTERM, 2), (signal.SIGINT, 5), (signal.SIGTERM, 18)])
