@@ -1,6 +1,6 @@
-"""From a batch's ids to the bags of the one fused table: checked, moved to their rows, dealt to two keys.
+"""From a batch's ids to the bags of the one fused table: checked, moved to their rows, dealt to its keys.
 
-Shape letters: B examples, F features, T history events of the batch, N >= F * B + T bags.
+Shape letters: B examples, F features, T history events of the batch, K keys, N >= F * B + T bags.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
+from kernels.embedding.keys import KEYS
 from kernels.embedding.substitute import complete_cumsum, in_order, is_substituted, permuted
-
-KEYS = ("even", "odd")
 
 
 class Layout:
@@ -68,8 +67,8 @@ def gather_bags(
 ) -> KeyedJaggedTensor:
     """All bags of a batch for one look-up.
 
-    Bags are counted example by example (b * F + f), then the events, then empty ones up to N. Even bags go to
-    the first key, odd ones to the second.
+    Bags are counted example by example (b * F + f), then the events, then empty ones up to N, and dealt to the keys in
+    turn.
 
     Args:
         layout: where the features' rows lie.
@@ -78,7 +77,7 @@ def gather_bags(
         total: N.
 
     Returns:
-        The look-up's input with N / 2 bags per key.
+        The look-up's input with N / K bags per key.
 
     Raises:
         ValueError: an id is outside its table.
@@ -105,17 +104,17 @@ def gather_bags(
 
 
 def _dealt(rows: Tensor, offsets: Tensor) -> KeyedJaggedTensor:
-    """Bags of both keys, the first half of them being the first key's."""
-    stride = offsets.numel() // len(KEYS)
-    middle = int(offsets[stride])
+    """Bags of all keys, the first N / K of them being the first key's."""
+    stride = (offsets.numel() - 1) // len(KEYS)
+    ends = offsets[::stride].tolist()
     return KeyedJaggedTensor(
         list(KEYS),
         rows,
         offsets=offsets,
         stride=stride,
         # torchrec would sum the lengths again for these two.
-        length_per_key=[middle, rows.numel() - middle],
-        offset_per_key=[0, middle, rows.numel()],
+        length_per_key=[end - start for start, end in itertools.pairwise(ends)],
+        offset_per_key=ends,
     )
 
 
@@ -143,10 +142,11 @@ def _gather_ones(
         rows = torch.cat([rows, history_ids + layout.first_rows[-1]])
     if not inside:
         return None
-    even, odd = rows[::2], rows[1::2]
-    steps = torch.arange(total // 2 + 1, device=ids.device)
-    offsets = torch.cat([steps[:-1].clamp_max(len(even)), len(even) + steps.clamp_max(len(odd))])
-    return _dealt(torch.cat([even, odd]), offsets)
+    hands = [rows[key :: len(KEYS)] for key in range(len(KEYS))]
+    places = torch.arange(total // len(KEYS), device=ids.device)
+    ends = list(itertools.accumulate(map(len, hands)))
+    starts = [end - len(hand) + places.clamp_max(len(hand)) for hand, end in zip(hands, ends, strict=True)]
+    return _dealt(torch.cat(hands), torch.cat([*starts, places.new_tensor(ends[-1:])]))
 
 
 def rows_in_table(layout: Layout, ids: Tensor, per_owner: Tensor) -> Tensor:
@@ -173,14 +173,14 @@ def rows_in_table(layout: Layout, ids: Tensor, per_owner: Tensor) -> Tensor:
 
 
 def padded(bags: int, alike: bool) -> int:
-    """N: an even number, at least 2 and the number of bags.
+    """N: a multiple of K, at least that and the number of bags.
 
     Args:
         bags: F * B + T.
         alike: the same in all processes (gloo scatters equal parts only); then a collective call where there are
             several.
     """
-    total = max(2, bags + bags % 2)
+    total = len(KEYS) * max(1, -(-bags // len(KEYS)))
     if not alike or dist.get_world_size() == 1:
         return total
     largest = torch.tensor(total)
@@ -189,7 +189,7 @@ def padded(bags: int, alike: bool) -> int:
 
 
 def _deal(lengths: Tensor, features: int, batch: int, events: int, total: int) -> tuple[Tensor, Tensor]:
-    """The order in which bags go to the two keys, and the lengths of all bags before that, padding last.
+    """The order in which bags go to the keys, and the lengths of all bags before that, padding last.
 
     Args:
         lengths: int64 [F * B], feature by feature.
@@ -206,4 +206,4 @@ def _deal(lengths: Tensor, features: int, batch: int, events: int, total: int) -
     order = torch.cat([by_example, order[features * batch :]])
     extra = lengths.new_zeros(total - features * batch)
     extra[:events] = 1
-    return order.view(-1, 2).t().reshape(-1), torch.cat([lengths, extra])
+    return order.view(-1, len(KEYS)).t().reshape(-1), torch.cat([lengths, extra])

@@ -3,7 +3,7 @@
 torchrec's data-parallel tables have dense gradients, and its fused optimiser leaves them out: somebody else has to
 step them. This one steps itself in the backward pass, as the fused tables do, so that no optimiser has to know of it.
 
-Shape letters: E rows, D embedding dim, N bags.
+Shape letters: E rows, D embedding dim, N bags, K keys.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 from torchrec import KeyedJaggedTensor
+
+from kernels.embedding.keys import beside
 
 
 class ReplicatedTable:
@@ -35,12 +37,12 @@ class ReplicatedTable:
         self.weight.register_post_accumulate_grad_hook(self._update)
 
     def look_up(self, ids: Sequence[KeyedJaggedTensor]) -> list[Tensor]:
-        """Rows of the bags, the first key's beside the second's, [N / 2, 2 * D]."""
+        """Rows of the bags, each key's beside those of the one before, [N / K, K * D]."""
         (bags,) = ids
         pooled = functional.embedding_bag(
             bags.values(), self.weight, bags.offsets(), mode="sum", include_last_offset=True
         )
-        return [torch.cat(pooled.chunk(2), dim=1)]
+        return [beside(pooled)]
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """From the next backward pass on."""

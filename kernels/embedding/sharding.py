@@ -17,7 +17,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel, DMPCol
 from torchrec.distributed.sharding_plan import construct_module_sharding_plan, row_wise, table_wise
 from torchrec.distributed.types import ShardingEnv, ShardingPlan
 
-from kernels.embedding.bags import KEYS
+from kernels.embedding.keys import KEYS
 from kernels.embedding.placement import TABLE_WISE
 from kernels.embedding.process_group import ensure_process_group
 
@@ -53,7 +53,7 @@ class ShardedTables:
         self._group = self.model.device_mesh.get_group("shard") if group else dist.group.WORLD
 
     def look_up(self, ids: Sequence[KeyedJaggedTensor]) -> list[Tensor]:
-        """Rows of each owner's bags, the first key's beside the second's, [N / 2, 2 * D].
+        """Rows of each owner's bags, each key's beside those of the one before, [N / K, K * D].
 
         Args:
             ids: of each owner's table, all with N bags; `KEYS` are their keys.

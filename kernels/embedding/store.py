@@ -1,6 +1,7 @@
 """The tables of one part (`kernels.embedding.placement`): where their rows are, bags in, embeddings out.
 
-Shape letters: B examples, T history events of the batch, D embedding dim, E rows of an owner's features, N bags.
+Shape letters: B examples, T history events of the batch, D embedding dim, E rows of an owner's features, N bags,
+K keys.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Tables(Protocol):
     """One fused table for each owner of a part; the backward pass updates them."""
 
     def look_up(self, ids: Sequence[KeyedJaggedTensor]) -> list[Tensor]:
-        """Rows of each owner's bags, the first key's beside the second's, [N / 2, 2 * D]."""
+        """Rows of each owner's bags, each key's beside those of the one before, [N / K, K * D]."""
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """From the next backward pass on."""

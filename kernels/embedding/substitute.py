@@ -2,7 +2,7 @@
 
 Same numbers as fbgemm's fused table with its row-wise AdaGrad, behind the same front (`kernels.embedding.tables`).
 
-Shape letters: E rows, D embedding dim, M ids of all bags, N bags.
+Shape letters: E rows, D embedding dim, M ids of all bags, N bags, K keys.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
+from kernels.embedding.keys import beside
 from kernels.embedding.process_group import ensure_process_group
 from kernels.triton_path import check_gpu, on_device_of
 
@@ -63,9 +64,9 @@ class SubstituteTable:
         self._anchor = torch.zeros((), requires_grad=True)
 
     def look_up(self, ids: Sequence[KeyedJaggedTensor]) -> list[Tensor]:
-        """Rows of the bags, the first key's beside the second's, [N / 2, 2 * D]."""
+        """Rows of the bags, each key's beside those of the one before, [N / K, K * D]."""
         (bags,) = ids
-        return [torch.cat(self.pooled(bags.values(), bags.offsets()).chunk(2), dim=1)]
+        return [beside(self.pooled(bags.values(), bags.offsets()))]
 
     def pooled(self, rows: Tensor, offsets: Tensor) -> Tensor:
         """Sums, or means, of bags of rows: [N, D] from int64 [M] and [N + 1]."""

@@ -4,11 +4,7 @@ Shape letters: B examples, F features, T history events of the batch, D embeddin
 
 All tables share one width, so their rows lie one after another in ONE fused table, and one look-up serves
 every bag: the features' and, with one id each, the history's. (Several processes keep one such table for each
-kind of sharding and owner: `kernels.embedding.placement`.) That is more than tidiness. fbgemm's CPU
-backward updates a table that one key looks into 4-8 times slower than a table that several keys share
-(measured by experiments/benchmarks/kernels), so the bags are dealt to two keys in turn: even bags to
-the first, odd ones to the second. Read row by row, the result [N / 2, 2 * D] is [N, D] in the bags' own
-order, without a copy.
+kind of sharding and owner: `kernels.embedding.placement`; how many keys look into it: `kernels.embedding.keys`.)
 """
 
 from __future__ import annotations

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, embedding_bag
 from torchrec import KeyedJaggedTensor
 
-from kernels.embedding import EmbeddingTables, dense_parameters, ensure_process_group
+from kernels.embedding import EmbeddingTables, dense_parameters, ensure_process_group, sharding
+from kernels.embedding import bags as bags_of_batch
+from kernels.embedding import keys as keys_of_table
 
 SIZES = {"user": 50, "item": 30, "tags": 7}
 DIM = 8
@@ -69,6 +71,22 @@ def rowwise_adagrad(weight: np.ndarray, moment: np.ndarray, gradient: np.ndarray
     weight -= rate * gradient / (np.sqrt(moment) + 1e-8)[:, None]
 
 
+@pytest.fixture(params=[("all",), ("even", "odd")], ids=["one key", "two keys"])
+def keys(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many keys as either kind of processor has."""
+    for module in (keys_of_table, bags_of_batch, sharding):
+        monkeypatch.setattr(module, "KEYS", request.param)
+
+
+@pytest.mark.parametrize(("vendor", "count"), [("GenuineIntel", 2), ("AuthenticAMD", 1)])
+def test_the_processor_says_how_many_keys_a_table_has(tmp_path: Path, vendor: str, count: int) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    assert len(keys_of_table.keys_for(cpuinfo)) == 1
+    cpuinfo.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
+    assert len(keys_of_table.keys_for(cpuinfo)) == count
+
+
+@pytest.mark.usefixtures("keys")
 @pytest.mark.parametrize("single", [False, True])
 @pytest.mark.parametrize(("examples", "events"), [(1, 0), (5, 1), (6, 13), (33, 100)])
 def test_training_equals_unfused_tables_with_handwritten_adagrad(
