@@ -101,8 +101,8 @@ class WideTables(nn.Module):
             history_ids: int64 [T], ids of the history feature.
 
         Returns:
-            `features` [N, B, F, D] and `events` [N, T, D] (None without history ids). Their backward pass updates the
-            tables.
+            `features` [N, B, F, D] and `events` [N, T, D] (None without history ids), views in which the members' rows
+            of one bag lie side by side. Their backward pass updates the tables.
 
         Raises:
             ValueError: a feature is missing, or an id is outside its table.
@@ -118,7 +118,8 @@ class WideTables(nn.Module):
             history: the events.
 
         Returns:
-            [N, B, F + 1, D]; the history's sum or mean is the last, 0 for an example without events.
+            [N, B, F + 1, D], a view as of `forward`; the history's sum or mean is the last, 0 for an example without
+            events.
 
         Raises:
             ValueError: a feature is missing, or an id is outside its table.

@@ -40,7 +40,8 @@ def look_up(tables: Updated, bags: Bags, anchor: Tensor) -> tuple[Tensor, Tensor
         anchor: a scalar that asks for a gradient.
 
     Returns:
-        Features [N, B, F, D] and events [N, T, D].
+        Features [N, B, F, D] and events [N, T, D], views of one tensor in which a bag's rows of all members lie side by
+        side. A gradient of the features that lies as they do is not copied.
     """
     return _LookUp.apply(anchor, tables, bags)
 
@@ -50,18 +51,12 @@ class _LookUp(torch.autograd.Function):
     def forward(ctx: Any, anchor: Tensor, tables: Updated, bags: Bags) -> tuple[Tensor, Tensor]:
         ctx.tables, ctx.bags = tables, bags
         wide = tables.gather(bags).view(len(bags), tables.members, tables.dim)
-        features, events = _by_feature(wide, bags)
-        return features.contiguous(), events.contiguous()
+        return _by_feature(wide, bags)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None]:
         tables, bags = ctx.tables, ctx.bags
-        of_features, of_events = gradients
-        wide = of_features.new_empty(len(bags), tables.members, tables.dim)
-        features, events = _by_feature(wide, bags)
-        features.copy_(of_features)
-        events.copy_(of_events)
-        tables.update(bags, wide.flatten(1))
+        tables.update(bags, _wide(*gradients).flatten(1))
         return None, None, None
 
 
@@ -71,6 +66,12 @@ def _by_feature(wide: Tensor, bags: Bags) -> tuple[Tensor, Tensor]:
     features, events = wide.split([of_features, len(bags) - of_features])
     by_example = features.view(bags.batch, bags.fields, *wide.shape[1:]).permute(2, 0, 1, 3)
     return by_example, events.transpose(0, 1)
+
+
+def _wide(features: Tensor, events: Tensor) -> Tensor:
+    """The converse, [bags, N, D]; a copy only of what does not lie so."""
+    of_features = features.permute(1, 2, 0, 3).flatten(0, 1)
+    return torch.cat([of_features, events.transpose(0, 1)]) if events.numel() else of_features
 
 
 def rows_of(weight: Tensor, bags: Bags) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -28,17 +28,6 @@ class _Stack:
         self.moments = torch.zeros_like(self.parameter), torch.zeros_like(self.parameter)
         self.steps = torch.zeros(())
         self.cut = [whole.unbind() for whole in (self.parameter.detach(), *self.moments)]
-
-
-@dataclass
-class _Call:
-    """Arguments of one fused call: the tensors of every member in it."""
-
-    parameters: list[Tensor] = field(default_factory=list)
-    gradients: list[Tensor] = field(default_factory=list)
-    first: list[Tensor] = field(default_factory=list)
-    second: list[Tensor] = field(default_factory=list)
-    steps: list[Tensor] = field(default_factory=list)
 
 
 class BankAdam:
@@ -90,37 +79,42 @@ class BankAdam:
             members: who.
         """
         stacks = [stack for stack in self._stacks() if stack.parameter.grad is not None]
-        gradients = [stack.parameter.grad.unbind() for stack in stacks]  # type: ignore[union-attr]
+        cut = [(*stack.cut, stack.parameter.grad.unbind()) for stack in stacks]  # type: ignore[union-attr]
         for stack in stacks:
             stack.steps += 1
-        calls: dict[tuple[float, float], _Call] = defaultdict(_Call)
+        alike: dict[tuple[float, float], list[int]] = defaultdict(list)
         for member in members:
-            settings = self.settings[member]
-            call = calls[settings.learning_rate, settings.weight_decay]
-            for stack, gradient in zip(stacks, gradients, strict=True):
-                parameters, first, second = stack.cut
-                call.parameters.append(parameters[member])
-                call.gradients.append(gradient[member])
-                call.first.append(first[member])
-                call.second.append(second[member])
-                call.steps.append(stack.steps)
-        for (learning_rate, weight_decay), call in calls.items():
-            _update(call, learning_rate, weight_decay)
+            alike[self.settings[member].learning_rate, self.settings[member].weight_decay].append(member)
+        for settings, chosen in alike.items():
+            parameters, first, second, gradients = (
+                [pieces[member] for pieces in of_stacks for member in chosen]
+                for of_stacks in zip(*cut, strict=True)
+            )
+            steps = [stack.steps for stack in stacks for _ in chosen]
+            _update(parameters, gradients, first, second, steps, *settings)
 
     def _stacks(self) -> list[_Stack]:
         return [stack for part in self.parts for stack in part]
 
 
-def _update(call: _Call, learning_rate: float, weight_decay: float) -> None:
+def _update(
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    first: list[Tensor],
+    second: list[Tensor],
+    steps: list[Tensor],
+    learning_rate: float,
+    weight_decay: float,
+) -> None:
     """What `torch.optim.Adam(fused=True)` calls, with its defaults."""
     fused = torch._fused_adamw_ if weight_decay else torch._fused_adam_
     fused(
-        call.parameters,
-        call.gradients,
-        call.first,
-        call.second,
+        parameters,
+        gradients,
+        first,
+        second,
         [],
-        call.steps,
+        steps,
         lr=learning_rate,
         beta1=0.9,
         beta2=0.999,

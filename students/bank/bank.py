@@ -18,13 +18,14 @@ from distill.batch import Batch
 from distill.errors import UserError
 from distill.protocols import Output
 from kernels.embedding import Embedded, History
-from students.bank import probe
+from students.bank import deepfm, probe
 from students.bank.adam import BankAdam
 from students.bank.heap import keep_freed_memory
 from students.bank.losses import StackedChannel, losses
 from students.bank.members import Member, gather
 from students.bank.stacked import FoldedEvents, stack
 from students.base import Student
+from students.deepfm import DeepFM
 
 
 class Bank(nn.Module):
@@ -60,6 +61,8 @@ class Bank(nn.Module):
         given = _Given()
         self.trunk = _trunk(student, members.stacked(), given, self.pooling is not None)
         self._given = given
+        # A subclass may do anything in its forward pass.
+        self._fused = type(student) is DeepFM and not (self.history_length and self.pooling is None)
         stacks = members.channel_stacks().items()
         self.channels = nn.ModuleDict({name: StackedChannel(channel, self.trunk) for name, channel in stacks})
         parts = [list(part.parameters()) for part in (self.trunk, *self.channels.values())]
@@ -132,16 +135,16 @@ class Bank(nn.Module):
         return means
 
     def _look_up(self, batch: Batch) -> Embedded:
+        """Features [N, B, F, D] and events [N, T, D] of all members."""
+        assert batch.shared is None, "a batch whose examples share histories is for serving, not for a bank"
         history = batch.history
         if not self.history_length:
-            return Embedded(self.tables(batch.sparse).features.flatten(0, 1), None)
+            return Embedded(self.tables(batch.sparse).features, None)
         assert history is not None, "the batch carries no history"
         if self.pooling is not None:
             events = History(history.item, history.offsets, self.pooling == "mean")
-            return Embedded(self.tables.pooled(batch.sparse, events).flatten(0, 1), None)
-        found = self.tables(batch.sparse, history.item)
-        assert found.events is not None
-        return Embedded(found.features.flatten(0, 1), found.events.flatten(0, 1))
+            return Embedded(self.tables.pooled(batch.sparse, events), None)
+        return self.tables(batch.sparse, history.item)
 
     def _folded(self, batch: Batch) -> Batch:
         """The batch's examples once for every member, as far as a student reads them."""
@@ -153,7 +156,12 @@ class Bank(nn.Module):
         return replace(batch, **columns, dense=batch.dense.repeat(self.size, 1), history=history)
 
     def _say(self, embedded: Embedded, folded: Batch) -> Output:
-        self._given.embedded = embedded
+        """What the trunk says of looked-up rows, folded or not."""
+        if self._fused:
+            assert isinstance(self.trunk, DeepFM)
+            features = embedded.features.view(self.size, -1, *embedded.features.shape[-2:])
+            return deepfm.output(self.trunk, features, folded)
+        self._given.embedded = _fold(embedded)
         return self.trunk(folded)
 
     def _stacked_channels(self) -> dict[str, StackedChannel]:
@@ -166,7 +174,7 @@ class Bank(nn.Module):
         if not healthy.any():
             return
         rows = healthy.repeat_interleave(len(batch))
-        embedded, folded = self._look_up(batch), self._folded(batch)
+        embedded, folded = _fold(self._look_up(batch)), self._folded(batch)
         factor = probe.factor_of(embedded, rows)
         embedded = probe.scaled(embedded, factor)
         member = int(healthy.nonzero()[0])
@@ -225,6 +233,15 @@ class _Given(nn.Module):
 
     def forward(self, *ids: object) -> Embedded:
         return self.embedded
+
+
+def _fold(embedded: Embedded) -> Embedded:
+    """Features [N * B, F, D] and events [N * T, D]."""
+    features, events = embedded.features, embedded.events
+    return Embedded(
+        features.reshape(-1, *features.shape[-2:]),
+        None if events is None else events.reshape(-1, events.size(-1)),
+    )
 
 
 def _pooled_by_tables(student: Student) -> str | None:

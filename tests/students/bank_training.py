@@ -70,7 +70,14 @@ BUILD_CHANNEL: dict[str, tuple[Any, Any]] = {
 }
 
 
-def make(kind: str, data: DataSet, one: One, double: bool, **options: Any) -> Member:
+def make(
+    kind: str,
+    data: DataSet,
+    one: One,
+    double: bool,
+    dense_features: tuple[str, ...] = DENSE,
+    **options: Any,
+) -> Member:
     """A member as the pipeline builds a student; in double precision its tables are the reference's."""
     build, config = KINDS[kind]
     model = build(
@@ -78,7 +85,7 @@ def make(kind: str, data: DataSet, one: One, double: bool, **options: Any) -> Me
         schema=data.schema,
         tasks=data.schema.task_names,
         features=FEATURES,
-        dense_features=DENSE,
+        dense_features=dense_features,
         seed=one.seed,
         table_learning_rate=one.settings.table_learning_rate,
     )

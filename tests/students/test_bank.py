@@ -61,6 +61,7 @@ FORMS: list[tuple[str, dict[str, Any]]] = [
     *((kind, {}) for kind in POOLED),
     *((kind, {"history_length": 4}) for kind in POOLED),
     ("deepfm", {"history_length": 4, "history_pooling": "sum"}),
+    ("deepfm", {"dense_features": ()}),
     ("dcn_v2", {"cross_rank": 2, "structure": "stacked"}),
     ("dcn_v2", {"cross_rank": 0}),
     ("dlrm", {"bottom": []}),

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from distill.batch import SharedHistory
 from distill.dataset import DataSet
 from distill.errors import UserError
 from distill.module import DistillModule
@@ -78,6 +79,13 @@ def test_means_are_those_of_each_member_alone(data: DataSet) -> None:
             optimizer.step()
         found = {name: values[place].item() for name, values in means.items() if not values[place].isnan()}
         assert found == pytest.approx(alone.take_means(), rel=1e-6)
+
+
+def test_a_batch_of_shared_histories_is_for_serving(data: DataSet) -> None:
+    bank, batch = Bank(makes_of(data)), next(iter(days_of(data, 0, False)(1, True)))
+    nobody = torch.zeros(0, dtype=torch.int64)
+    with pytest.raises(AssertionError, match="for serving, not for a bank"):
+        bank.step(replace(batch, shared=SharedHistory(nobody, nobody, nobody)))
 
 
 @pytest.mark.parametrize("layer", [nn.LayerNorm(3), nn.BatchNorm1d(3, affine=False), nn.Dropout(0.1)])
