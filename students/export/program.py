@@ -39,15 +39,19 @@ class Request:
 
     def features(self, table: ServedTable) -> Tensor:
         """Rows of a table's features, [B, F, D], in the table's order."""
-        names: list[str] = []
-        parts: list[Tensor] = []
+        where: dict[str, tuple[Tensor, int]] = {}
         for of_user in (True, False):
-            for found, rows in self._parts(table, of_user):
-                names += found
-                parts.append(rows.index_select(0, self.inputs["user"]) if of_user else rows)
-        rows = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
-        places = [names.index(name) for name in table.first_rows]
-        return rows if places == sorted(places) else rows[:, places]
+            for names, rows in self._parts(table, of_user):
+                rows = rows.index_select(0, self.inputs["user"]) if of_user else rows
+                where |= {name: (rows, place) for place, name in enumerate(names)}
+        # As few slices as the order allows, and no index: `students.export.once` follows them.
+        runs: list[tuple[Tensor, int, int]] = []
+        for rows, place in (where[name] for name in table.first_rows):
+            if runs and runs[-1][0] is rows and runs[-1][2] == place:
+                runs[-1] = rows, runs[-1][1], place + 1
+            else:
+                runs.append((rows, place, place + 1))
+        return torch.cat([rows[:, start:stop] for rows, start, stop in runs], dim=1)
 
     def events(self, table: ServedTable) -> Tensor:
         """Rows of the history's items, [T, D]."""

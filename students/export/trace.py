@@ -12,16 +12,25 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from distill.errors import UserError
+from students.export.once import share_users
 from students.export.program import ServedStudent
 from students.export.signature import Signature
 
 Run = Callable[..., Tensor]
 COMPILERS = ("g++", "clang++")
+_COMPILED: dict[str, Any] = {
+    # Columns of weights are cut when the package is loaded, not at every request.
+    "aot_inductor.use_runtime_constant_folding": True,
+    # A row of a table is looked up once and kept, whatever reads it.
+    "realize_reads_threshold": 2,
+}
 _LEAST = {"B": 1, "U": 1}  # any other size may be 0
 
 
 def trace(served: ServedStudent, arguments: Sequence[Tensor]) -> ExportedProgram:
     """The program of a student, for any number of candidates, users and events.
+
+    What it says of a user is computed once for each user (`students.export.once`).
 
     Args:
         served: the student.
@@ -41,7 +50,8 @@ def trace(served: ServedStudent, arguments: Sequence[Tensor]) -> ExportedProgram
             "depend on values (`--debug` shows where). A raw history must be as long as that of `rawid`."
         ) from error
     refuse_foreign(program)
-    return program
+    inputs = program.graph_signature.user_inputs[len(served.signature.arrays) :]
+    return share_users(program, str(inputs[served.signature.input_names.index("user")]))
 
 
 def refuse_foreign(program: ExportedProgram) -> None:
@@ -101,7 +111,7 @@ def compile_program(program: ExportedProgram, path: Path) -> None:
         program: with the arguments it was traced with, so before `save_program`.
         path: a `.pt2` file.
     """
-    torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+    torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=_COMPILED)
 
 
 def load_compiled(path: Path) -> Run:
