@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.stateful import Stateful
 
 from distill.batch import Batch
 from distill.compute import forward_of
@@ -161,6 +162,20 @@ class DistillModule(L.LightningModule):
         (of_model,) = flops
         return of_model
 
+    def trained(self) -> dict[str, nn.Module]:
+        """What training changes, but for channels and optimisers: by name, modules with a `state_dict` of all of it."""
+        return {"model": self.model}
+
+    def recorded(self) -> dict[str, Any]:
+        """What the recorder holds, for a training that is to go on in another process."""
+        assert isinstance(self.recorder, Stateful), _NO_STATE
+        return self.recorder.state_dict()
+
+    def resume_recording(self, recorded: Mapping[str, Any]) -> None:
+        """Go on from what `recorded` gave."""
+        assert isinstance(self.recorder, Stateful), _NO_STATE
+        self.recorder.load_state_dict(dict(recorded))
+
     def counted(self) -> dict[str, Any]:
         """What `training_step` counts, for a training that is to go on in another process."""
         return {
@@ -191,4 +206,5 @@ class DistillModule(L.LightningModule):
         return f"on day {batch.day}, batch {index} (examples {batch.example_id[0].item()} and following)"
 
 
+_NO_STATE = "a training with checkpoints needs a recorder that has a state"
 _ADVICE = "Lower the learning rates or look at the batch's dense features."

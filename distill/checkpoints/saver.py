@@ -11,12 +11,11 @@ of them was asked to stop.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import lightning as L
-from torch.distributed.checkpoint.stateful import Stateful
 from torch.optim import Optimizer
 
 from distill.batch import Batch
@@ -116,14 +115,15 @@ class Checkpoints(L.Callback):
         restore(module, found.training)
         self._own = own_of(found.own)
         module.resume_counting(self._own["counted"])
-        _recorder(module).load_state_dict(found.metrics["recorder"])
+        module.resume_recording(found.metrics["recorder"])
         report.load_state_dict(found.metrics["report"])
         self.seconds, self.cpu_seconds = found.metrics["seconds"]
         return Start(**found.training["start"])
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if self._found is not None:
-            trainer.optimizers[0].load_state_dict(self._found.training["optimizer"])
+            for optimizer, state in zip(trainer.optimizers, self._found.training["optimizers"], strict=True):
+                optimizer.load_state_dict(state)
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if self._found is not None:
@@ -139,9 +139,10 @@ class Checkpoints(L.Callback):
         last = trainer.is_last_batch
         self._batches = self._days.done + batch_idx + 1
         if last:
-            self._recorded = _recorder(module).state_dict()
+            self._recorded = module.recorded()
         if self._agree(module.steps):
-            self._save(module, trainer.optimizers[0], _recorder(module).state_dict(), last)
+            recorded = self._recorded if last else module.recorded()
+            self._save(module, trainer.optimizers, recorded, last)
         if self.stops.asked is not None:
             self.stops.obey()
 
@@ -161,7 +162,7 @@ class Checkpoints(L.Callback):
             return
         assert isinstance(module, DistillModule)
         if self._found is None:  # otherwise no step was made since that checkpoint
-            self._save(module, trainer.optimizers[0], self._recorded, trained=True)
+            self._save(module, trainer.optimizers, self._recorded, trained=True)
         self.stops.obey()
 
     def _agree(self, steps: int | None = None) -> bool:
@@ -185,7 +186,7 @@ class Checkpoints(L.Callback):
         return self.config.every_minutes > 0 and time.monotonic() - self._written >= pause
 
     def _save(
-        self, module: DistillModule, optimizer: Optimizer, recorded: dict[str, Any], trained: bool
+        self, module: DistillModule, optimizers: Sequence[Optimizer], recorded: dict[str, Any], trained: bool
     ) -> None:
         began = time.monotonic()
         start = {
@@ -194,7 +195,7 @@ class Checkpoints(L.Callback):
             "stream": self._days.position(),
             "trained": trained,
         }
-        training = {"start": start, **capture(module, optimizer)}
+        training = {"start": start, **capture(module, optimizers)}
         wall, cpu = self._clocks
         spent = self.seconds + time.perf_counter() - wall, self.cpu_seconds + time.process_time() - cpu
         metrics = {
@@ -206,9 +207,3 @@ class Checkpoints(L.Callback):
         self.store.write(facts, training, metrics, capture_own(module))
         self._written = time.monotonic()
         self._cost = self._written - began
-
-
-def _recorder(module: DistillModule) -> Stateful:
-    recorder = module.recorder
-    assert isinstance(recorder, Stateful), "a training with checkpoints needs a recorder that has a state"
-    return recorder

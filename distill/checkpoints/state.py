@@ -24,21 +24,21 @@ from distill.protocols import Channel
 State = dict[str, Any]
 
 
-def capture(module: DistillModule, optimizer: Optimizer) -> State:
+def capture(module: DistillModule, optimizers: Sequence[Optimizer]) -> State:
     """The state between two steps, the same in all processes, each of which must call it; its tensors may be the
     training's own and change with it.
 
     Args:
         module: model and channels.
-        optimizer: of the dense parameters.
+        optimizers: of the dense parameters, those that the trainer steps.
     """
     return {
-        "model": dict(module.model.state_dict()),
+        "trained": {name: dict(part.state_dict()) for name, part in module.trained().items()},
         "channels": {
             name: {"parameters": dict(channel.state_dict()), "training": channel.training_state()}
             for name, channel in _channels(module).items()
         },
-        "optimizer": optimizer.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
     }
 
 
@@ -52,10 +52,12 @@ def restore(module: DistillModule, state: Mapping[str, Any]) -> None:
     Raises:
         UserError: the state is of other code.
     """
-    channels = _channels(module)
-    if channels.keys() != state["channels"].keys():
-        raise _other_code(f"channels {', '.join(state['channels'])}")
-    _load(module.model, state["model"])
+    trained, channels = module.trained(), _channels(module)
+    for kind, parts in (("trained", trained), ("channels", channels)):
+        if parts.keys() != state[kind].keys():
+            raise _other_code(f"{kind} {', '.join(state[kind])}")
+    for name, part in trained.items():
+        _load(part, state["trained"][name])
     for name, channel in channels.items():
         _load(channel, state["channels"][name]["parameters"])
         channel.load_training_state(state["channels"][name]["training"])

@@ -25,7 +25,7 @@ from experiments.pipeline.cost import counted_day, model_cost
 from experiments.pipeline.experiment import Experiment
 from experiments.pipeline.recorder import PredictionRecorder
 from experiments.pipeline.supply import open_supply
-from experiments.pipeline.training import Clock, Settings, Training, with_rows
+from experiments.pipeline.training import Clock, Settings, Training, checkpoints_of, with_rows
 from students.bank import Bank, BankModule, Member
 from students.bank.members import CHANNELS as BANKED
 from students.base import Student
@@ -160,8 +160,10 @@ def train_bank(tasks: Sequence[Task], progress: Progress) -> None:
     cost = model_cost(bank.plain, days(counted_day(first.experiment.schedule, plan), False))
     title = f"{first.cell.model} {first.cell.vertical} seed {first.seed}, {len(tasks)} students"
     module = BankModule([bank], [recorders])
-    reports = fit(module, DayData(days, plan), DayCallback(plan, progress, rows, title))
+    checkpoints = checkpoints_of([trainings[place] for place in range(len(tasks))], plan)
+    reports = fit(module, DayData(days, plan), DayCallback(plan, progress, rows, title), checkpoints)
     wall, cpu = clock.read()
+    wall, cpu = wall + checkpoints.seconds, cpu + checkpoints.cpu_seconds
     for place in bank.alive:
         bank.plain.load_state_dict(bank.export(place))
         own = [_share(report, module, place, day) for day, report in enumerate(reports)]
@@ -169,6 +171,7 @@ def train_bank(tasks: Sequence[Task], progress: Progress) -> None:
         trained.leave_behind(
             recorders[place], cost, own, wall / len(tasks), cpu / len(tasks), bank=len(tasks)
         )
+    checkpoints.store.remove()
     _refuse_frozen(bank, tasks)
 
 

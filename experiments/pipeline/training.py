@@ -116,7 +116,7 @@ class Training:
         cost = model_cost(model, days(counted_day(experiment.schedule, plan), False))
         title = f"{cell.model} {cell.vertical} {cell.channel} seed {self.seed}"
         callback = DayCallback(plan, progress, rows, title, after_day, self._begin_day)
-        checkpoints = self._checkpoints(plan)
+        checkpoints = checkpoints_of([self], plan)
         # Dropout; each of several processes drops units of other rows.
         with seeded(self.seed, "training" if is_first() else f"training.{process_number()}"):
             reports = fit(module, DayData(days, plan), callback, checkpoints)
@@ -189,23 +189,37 @@ class Training:
         for part in parts:
             part.set_base_rates(rates)
 
-    def _checkpoints(self, plan: DayPlan) -> Checkpoints:
-        """From which a training goes on that was stopped; those of other settings, data or days are of no use."""
-        experiment, config = self.experiment, self.experiment.config.checkpoint
-        identity = {
-            "config_hash": experiment.config_hash,
-            "data_fingerprint": experiment.data.fingerprint,
-            "cell_id": self.cell.cell_id,
-            "seed": self.seed,
-            "train": plan.train,
-            "predict_after": list(plan.predict_after.items()),
-        }
-        folder = experiment.checkpoint_folder(self.cell, self.seed) / UNFINISHED
-        return Checkpoints(CheckpointStore(folder, identity, config.keep), config)
-
     def _begin_day(self, day: int) -> None:
         for channel in self.channels.values():
             channel.begin_day(day, self.supply.snapshot(day) if "snapshot" in channel.needs else None)
+
+
+def checkpoints_of(trainings: Sequence[Training], plan: DayPlan) -> Checkpoints:
+    """From which trainings that are done as one go on when they were stopped.
+
+    They lie in the folder of the first one; those of other settings, data, days or members are of no use.
+
+    Args:
+        trainings: one, or the members of a bank.
+        plan: days trained on and predicted.
+    """
+    first = trainings[0]
+    identity = {
+        "members": [
+            {
+                "config_hash": training.experiment.config_hash,
+                "data_fingerprint": training.experiment.data.fingerprint,
+                "cell_id": training.cell.cell_id,
+                "seed": training.seed,
+            }
+            for training in trainings
+        ],
+        "train": plan.train,
+        "predict_after": list(plan.predict_after.items()),
+    }
+    folder = first.experiment.checkpoint_folder(first.cell, first.seed) / UNFINISHED
+    config = first.experiment.config.checkpoint
+    return Checkpoints(CheckpointStore(folder, identity, config.keep), config)
 
 
 def is_current(experiment: Experiment, cell: Cell, seed: int) -> bool:

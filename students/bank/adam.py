@@ -93,6 +93,16 @@ class BankAdam:
             steps = [stack.steps for stack in stacks for _ in chosen]
             _update(parameters, gradients, first, second, steps, *settings)
 
+    def state(self) -> list[Tensor]:
+        """Moments and number of steps of every stacked parameter, not copied."""
+        return [tensor for stack in self._stacks() for tensor in (*stack.moments, stack.steps)]
+
+    @torch.no_grad()
+    def load(self, state: Sequence[Tensor]) -> None:
+        """Take over what `state` gave, of a bank of the same shape."""
+        for own, tensor in zip(self.state(), state, strict=True):
+            own.copy_(tensor)
+
     def _stacks(self) -> list[_Stack]:
         return [stack for part in self.parts for stack in part]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -125,12 +126,32 @@ class Bank(nn.Module):
         }
         return state | {f"tables.{name}": tensor for name, tensor in self.tables.export(member).items()}
 
-    def take_means(self) -> dict[str, Tensor]:
-        """Means of what was logged since the last call, over each member's steps: float64 [N] by name.
+    def get_extra_state(self) -> dict[str, Any]:
+        """What `state_dict` holds beside parameters and tables, so that training goes on from it."""
+        return {
+            "adam": self.adam.state(),
+            "frozen": dict(self.frozen),
+            "sums": {name: total.clone() for name, total in self.sums.items()},
+            "steps": self.steps,
+            "checked": self._checked,
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take over what `get_extra_state` gave."""
+        self.adam.load(state["adam"])
+        self.frozen, self.sums = dict(state["frozen"]), dict(state["sums"])
+        self.steps, self._checked = state["steps"], state["checked"]
+
+    def means(self) -> dict[str, Tensor]:
+        """Means of what was logged since `take_means`, over each member's steps: float64 [N] by name.
 
         NaN for a member without steps, or without the channel that the name is of.
         """
-        means = {name: total / self.steps for name, total in self.sums.items()}
+        return {name: total / self.steps for name, total in self.sums.items()}
+
+    def take_means(self) -> dict[str, Tensor]:
+        """`means`, which begin anew."""
+        means = self.means()
         self.sums, self.steps = {}, torch.zeros_like(self.steps)
         return means
 

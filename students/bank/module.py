@@ -7,11 +7,12 @@ the other, so that the activations of one are gone when the next begins.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.stateful import Stateful
 
 from distill.batch import Batch
 from distill.errors import NonFiniteError, UserError
@@ -82,11 +83,11 @@ class BankModule(DistillModule):
         """Means over the steps since the last call and over all members that took one."""
         self._trained_on = [0] * len(self.banks)
         self.day_means.append([bank.take_means() for bank in self._all()])
-        names = dict.fromkeys(name for means in self.day_means[-1] for name in means)
-        together = {
-            name: torch.cat([means[name] for means in self.day_means[-1] if name in means]) for name in names
-        }
-        return {name: values.nanmean().item() for name, values in together.items()}
+        return _over_members(self.day_means[-1])
+
+    def means(self) -> dict[str, float]:
+        """The same so far, which go on."""
+        return _over_members([bank.means() for bank in self._all()])
 
     def count_flops(self, batch: Batch) -> list[float]:
         """Of a member of each bank: on this batch, on the latest of its own where this is not; without any, on this."""
@@ -101,8 +102,41 @@ class BankModule(DistillModule):
         work = sum(of_bank * examples for of_bank, examples in zip(flops, self._trained_on, strict=True))
         return work / sum(self._trained_on)
 
+    def trained(self) -> dict[str, torch.nn.Module]:
+        """The banks by their places, each with its optimiser."""
+        return {f"bank.{place}": bank for place, bank in enumerate(self._all())}
+
+    def recorded(self) -> dict[str, Any]:
+        """Of every member of every bank."""
+        return {
+            f"{place}.{member}": recorder.state_dict()
+            for (place, member), recorder in self._recorders().items()
+        }
+
+    def resume_recording(self, recorded: Mapping[str, Any]) -> None:
+        """Go on from what `recorded` gave."""
+        for (place, member), recorder in self._recorders().items():
+            recorder.load_state_dict(recorded[f"{place}.{member}"])
+
     def counted(self) -> dict[str, Any]:
-        raise NotImplementedError("a training of banks does not go on in another process: it starts afresh")
+        """As of any training; and what the days and the banks have come to so far."""
+        return super().counted() | {"day_means": list(self.day_means), "trained_on": list(self._trained_on)}
+
+    def resume_counting(self, counted: Mapping[str, Any]) -> None:
+        """Go on from what `counted` gave."""
+        super().resume_counting(counted)
+        self.day_means, self._trained_on = list(counted["day_means"]), list(counted["trained_on"])
+
+    def _recorders(self) -> dict[tuple[int, int], Stateful]:
+        """By bank and member."""
+        found: dict[tuple[int, int], Stateful] = {}
+        for place, recorders in enumerate(self.recorders):
+            for member, recorder in enumerate(recorders):
+                assert isinstance(recorder, Stateful), (
+                    "a training with checkpoints needs recorders that have a state"
+                )
+                found[place, member] = recorder
+        return found
 
     def _refuse_nobody(self) -> None:
         if any(bank.alive for bank in self._all()):
@@ -124,6 +158,13 @@ class BankModule(DistillModule):
             return places
         domain = int(batch.domain[0])
         return [(place, bank) for place, bank in places if domain in self.domains[place]]
+
+
+def _over_members(means: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
+    """Means over all members that have one, of each bank's by name."""
+    names = dict.fromkeys(name for of_bank in means for name in of_bank)
+    together = {name: torch.cat([of_bank[name] for of_bank in means if name in of_bank]) for name in names}
+    return {name: values.nanmean().item() for name, values in together.items()}
 
 
 def _check_streams(banks: Sequence[Bank]) -> None:
