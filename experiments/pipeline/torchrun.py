@@ -3,6 +3,9 @@
 The first process does what `distill run` always does, and alone writes files. To train the teacher it calls the others
 through torchrun's store, and all of them form a process group for that training. Logs and students are jobs of one
 process each, as ever: the others wait meanwhile.
+
+When one of them fails, torchrun ends all; with `--max-restarts` it starts them again, and they go on from the newest
+checkpoint.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ _LONGEST_STEP = timedelta(hours=1)
 """One process waits for another so long at most; torchrun ends all of them when one has failed."""
 
 _END = "end"
+_RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 
 
 @dataclass(frozen=True)
@@ -40,23 +44,25 @@ class Meeting:
         rank: number of this process.
         world: number of processes.
         host, port: of torchrun's store.
+        attempt: how often torchrun has started all of them again. Its store outlives them.
     """
 
     rank: int
     world: int
     host: str
     port: int
+    attempt: int
 
     @staticmethod
     def taken() -> Meeting:
         """What torchrun's variables say. They are taken away: processes started from here on work alone."""
         rank, world, host, port = (os.environ.pop(name) for name in TORCHRUN)
-        return Meeting(int(rank), int(world), host, int(port))
+        return Meeting(int(rank), int(world), host, int(port), int(os.environ.get(_RESTARTS, 0)))
 
     def store(self) -> dist.Store:
         """Torchrun's store, under names of our own."""
         store = dist.TCPStore(self.host, self.port, is_master=False, wait_for_workers=False)
-        return dist.PrefixStore("distill", store)
+        return dist.PrefixStore(f"distill/{self.attempt}", store)
 
 
 class TogetherRunner:
