@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -59,11 +59,20 @@ def _compute(experiment: Experiment) -> None:
     torch.compiler.reset()
 
 
-def _rows_read(experiment: Experiment, cell: Cell) -> int:
-    """Examples that one training reads."""
+def _rows_read(experiment: Experiment, cell: Cell, others: float) -> int:
+    """Examples that one training reads, about.
+
+    Args:
+        experiment, cell: which.
+        others: share of the other surfaces' rows that it reads as well.
+    """
     schedule, is_teacher = experiment.schedule, cell in experiment.logged_cells
     plan = schedule.teacher_plan() if is_teacher else schedule.student_plan()
-    return sum(rows_of(experiment.data, plan.train, cell.domains).values())
+    own = rows_of(experiment.data, plan.train, cell.domains)
+    taught = [day for day in plan.train if others and schedule.snapshot_for(day) is not None]
+    return sum(own.values()) + round(
+        others * sum(experiment.data.rows_per_day[day] - own[day] for day in taught)
+    )
 
 
 def training_jobs(tasks: Sequence[Task], most: int) -> list[Job]:
@@ -105,6 +114,11 @@ def _is_done(task: Task) -> bool:
     return jobs.is_done(task.experiment, task.cell, task.seed)
 
 
+def _asked_of_others(options: Mapping[str, Any]) -> float:
+    """Share of the other surfaces' rows that a channel of these settings learns from."""
+    return options.get("other_surfaces", 0.0) if options.get("weight", 1.0) else 0.0
+
+
 class _Rows:
     """Examples that trainings read, counted once for those that read the same."""
 
@@ -113,12 +127,14 @@ class _Rows:
 
     def of(self, task: Task) -> int:
         experiment, cell = task.experiment, task.cell
+        others = max(map(_asked_of_others, experiment.channels_of(cell).values()), default=0.0)
         key = (
             cell.domains,
             cell.role,
+            others,
             json.dumps(vars(experiment.config.schedule)),
             experiment.data.fingerprint,
         )
         if key not in self._counted:
-            self._counted[key] = _rows_read(experiment, cell)
+            self._counted[key] = _rows_read(experiment, cell, others)
         return self._counted[key]

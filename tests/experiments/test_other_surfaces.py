@@ -10,7 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from distill.cells import Cell, read_cells
+from distill.load_config import load_config
+from distill.progress import NoProgress
 from experiments.__main__ import main
+from experiments.pipeline.banks import Task
+from experiments.pipeline.run import open_experiment
+from experiments.pipeline.work import training_jobs
 from tests.experiments.tiny_experiment import EXPERIMENT, raw_rows, write_days, write_experiment
 
 ALL = {"ah": {"weight": 0.5, "other_surfaces": 1.0}}
@@ -99,3 +104,16 @@ def test_a_teacher_that_knows_no_other_surface_is_refused(
     assert main(["run", str(write_experiment(tmp_path / "b", data, tmp_path / "cache", **changes))]) == 2
     told = " ".join(capsys.readouterr().err.split())
     assert "other_surfaces: got 1 for student 'small' on reels, allowed: 0" in told
+
+
+def test_jobs_are_as_long_as_what_they_read(data: Path, tmp_path: Path) -> None:
+    """Days 1 to 4 are trained on; others' rows from day 3 on."""
+    loaded = load_config(write_experiment(tmp_path / "c", data, tmp_path / "cache", **CHANGES))
+    experiment = open_experiment(loaded, False, NoProgress())
+    tasks = [Task(experiment, cell, 0) for cell in experiment.student_cells]
+    found = {job.arguments[1].channel: job.examples for job in training_jobs(tasks, 1)}
+    own = [int((raw_rows(data, day)["domain"] == "reels").sum()) for day in (1, 2, 3, 4)]
+    with_others = own[0] + own[1] + 300 + 300
+    assert found == dict.fromkeys(("none", "ah", "nothing"), sum(own)) | dict.fromkeys(
+        ("ah_surfaces", "labels_surfaces"), with_others
+    )
