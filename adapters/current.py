@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from adapters.encoders import ROW_STD, leading
 from adapters.representation_config import CurrentConfig
 from distill.batch import Batch
+from distill.past import ServedRepresentations
 from distill.protocols import Architecture, Channel, Output
 from distill.schema import FeatureSchema
 from distill.seeding import seeded
@@ -71,6 +72,10 @@ class CurrentField(nn.Module):
         assert signal is not None and signal.representation is not None, "no representation in the batch"
         field = self.project(leading(signal.representation, width))
         return torch.where(signal.mask.unsqueeze(1), field, self.absent.to(field.dtype)).unsqueeze(1)
+
+    def served_representations(self) -> ServedRepresentations:
+        """What it reads of a batch, for an export."""
+        return ServedRepresentations(self.project.in_features, current=True)
 
 
 def build(config: CurrentConfig, schema: FeatureSchema, seed: int) -> Current:

@@ -16,7 +16,7 @@ from adapters.encoders import PastEncoder, leading
 from adapters.representation_config import StoredRepresentationsConfig
 from distill.batch import Batch, Past
 from distill.errors import UserError
-from distill.past import PastRequest
+from distill.past import PastRequest, ServedRepresentations
 from distill.protocols import Architecture, Channel, Output
 from distill.schema import FeatureSchema
 from distill.seeding import seeded
@@ -82,6 +82,7 @@ class RepresentationFields(nn.Module):
     def __init__(self, config: StoredRepresentationsConfig, groups: tuple[str, ...], dim: int):
         super().__init__()
         self.width = config.dim
+        self.user_events = config.history_length if "user" in groups else 0
         self.encoders = nn.ModuleDict({group: make_encoder(group, config, dim) for group in groups})
 
     def forward(self, batch: Batch, item: Tensor) -> Tensor:
@@ -92,6 +93,10 @@ class RepresentationFields(nn.Module):
             past = Past(stored.offsets, leading(stored.values, self.width), stored.time)
             fields.append(encoder(past, batch.timestamp, item))
         return torch.stack(fields, dim=1)
+
+    def served_representations(self) -> ServedRepresentations:
+        """What it reads of a batch, for an export."""
+        return ServedRepresentations(self.width, self.user_events, item="item" in self.encoders)
 
 
 def make_encoder(group: str, config: StoredRepresentationsConfig, dim: int) -> PastEncoder:

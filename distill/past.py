@@ -35,6 +35,23 @@ class PastRequest:
     half_life_days: float = 3.0
 
 
+@dataclass(frozen=True)
+class ServedRepresentations:
+    """What of the teacher's representations a channel's fields are made of when a student is served.
+
+    Attributes:
+        width: leading numbers of a representation that are read.
+        user_events: most of the user's last examples whose representations are read; 0 for none.
+        item: whether the one vector of the example's item is read.
+        current: whether the example's own representation is read, for which the teacher has to run.
+    """
+
+    width: int
+    user_events: int = 0
+    item: bool = False
+    current: bool = False
+
+
 class PastReader(Protocol):
     """Whatever holds stored representations (`distill.past_store.PastStore`)."""
 

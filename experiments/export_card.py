@@ -13,7 +13,7 @@ from distill.interval import LEVEL
 from distill.results import read_results
 from experiments.pipeline.environment import git_commit
 from experiments.pipeline.experiment import Experiment
-from students.export.signature import Signature
+from students.export.signature import PAST_ITEM, PAST_USER, TEACHER, Signature
 
 LICENCES = {
     "simulator": "simulated by this project, Apache-2.0",
@@ -53,6 +53,7 @@ def card(
         f"- Data: {data.schema.name}, {LICENCES.get(data.source, 'not known')}; fingerprint {data.fingerprint}.",
         f"- Trained through day {trained_through}, seed {seed}.",
         f"- Config {experiment.config_hash}, commit {git_commit()}.",
+        *_of_teacher(signature),
         *facts,
         "",
         "## Scores of the run",
@@ -62,6 +63,28 @@ def card(
         f"Made by `{command}`.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _of_teacher(signature: Signature) -> list[str]:
+    """What it reads of the teacher at every request, and what that asks of whoever serves it."""
+    lines, by = [], {one.name: one for one in signature.vectors}
+    stored = {
+        PAST_USER: "the user's last {length} examples (`past_user_vectors`)",
+        PAST_ITEM: "the item, a decayed mean (`past_item_vectors`)",
+    }
+    found = [text.format(length=by[name].length) for name, text in stored.items() if name in by]
+    if found:
+        lines.append(
+            f"- **Reads what the teacher stored** of {' and '.join(found)}: the teacher has to go on running over "
+            "every day's examples, and its vectors, in the space of its first snapshot, have to be looked up at every "
+            "request. An empty list is 'nothing is known'; the scores below are with the vectors."
+        )
+    if TEACHER in by:
+        lines.append(
+            f"- **Needs a running teacher**: its vector of every candidate (`{TEACHER}`; null for none) is an "
+            "input, so a request costs what the teacher costs. A control to measure with, not a student to ship."
+        )
+    return lines
 
 
 def _scores(run: Path, cell: Cell) -> list[str]:

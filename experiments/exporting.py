@@ -26,6 +26,7 @@ from experiments.export_card import card
 from experiments.pipeline.build import build_student
 from experiments.pipeline.experiment import Experiment
 from experiments.pipeline.run import open_experiment
+from experiments.pipeline.supply import Supply, open_supply
 from students.export.folder import (
     CARD,
     COMPILED,
@@ -50,12 +51,13 @@ _BATCH, _BATCHES, _EXAMPLES = 512, 40, 64
 
 @dataclass(frozen=True)
 class Chosen:
-    """A trained student of a run."""
+    """A trained student of a run, and what it is handed of the teacher beside the rows."""
 
     experiment: Experiment
     cell: Cell
     seed: int
     model: Architecture
+    supply: Supply
     trained_through: int
 
 
@@ -93,7 +95,7 @@ def choose(run: Path, student: str, vertical: str | None, channel: str | None, s
     if seed not in seeds:
         raise UserError(f"--seed: got {seed}, allowed: {', '.join(map(str, seeds))}")
     settings = experiment.student_cells[cell]
-    model, _ = build_student(
+    model, channels = build_student(
         settings,
         experiment.channels_of(cell),
         settings.optimizer,
@@ -102,7 +104,10 @@ def choose(run: Path, student: str, vertical: str | None, channel: str | None, s
         experiment.base,
     )
     meta = load_model(model, run / "checkpoints" / cell.cell_id / str(seed) / "model.safetensors")
-    return Chosen(experiment, cell, seed, model.eval(), meta["trained_through"])
+    # What only teaches is not served, and its teacher's log need not be there any more.
+    read = [channels[name] for name in getattr(model, "inputs", {})]
+    supply = open_supply(experiment, cell, seed, read, model.tasks)
+    return Chosen(experiment, cell, seed, model.eval(), supply, meta["trained_through"])
 
 
 def write_export(chosen: Chosen, folder: Path, precision: Precision, compiled: bool, command: str) -> Parity:
@@ -179,7 +184,7 @@ def _cell(experiment: Experiment, student: str, vertical: str | None, channel: s
 
 def _batches(chosen: Chosen) -> Iterator[Batch]:
     """Rows of the last day that the run chose its settings on."""
-    model = chosen.model
+    model, supply = chosen.model, chosen.supply
     day = max(chosen.experiment.schedule.config.tune_days)
     return iter(
         DayStream(
@@ -190,6 +195,8 @@ def _batches(chosen: Chosen) -> Iterator[Batch]:
             model.dense_features,
             history_length=model.history_length,
             domains=chosen.cell.domains,
+            teacher=supply.log if supply.served else None,
+            past=supply.past,
         )
     )
 

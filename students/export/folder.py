@@ -33,7 +33,7 @@ from students.export.rows import as_tensors, inputs_of
 from students.export.signature import Signature
 from students.export.trace import Run, load_compiled, load_program
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, SIGNATURE, CARD = "manifest.json", "signature.json", "MODEL_CARD.md"
 PROGRAM, COMPILED, TABLES = "program.pt2", "compiled.pt2", "tables"
 EXAMPLE, EXPECTED = "example.parquet", "expected.parquet"

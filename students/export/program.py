@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from distill.batch import Batch, Events, SharedHistory
 from distill.protocols import Architecture
 from kernels.embedding import Embedded, EmbeddingTables
+from students.export.representations import past_of, signal_of
 from students.export.signature import ARRAYS, ServedTable, Signature
 from students.export.tables import gather, gather_bags
 
@@ -165,6 +166,8 @@ class ServedStudent(nn.Module):
             matured=dense,
             history=self._history(inputs),
             shared=self._shared(inputs),
+            teacher=signal_of(inputs),
+            past=past_of(inputs),
         )
 
     def _shared(self, inputs: Mapping[str, Tensor]) -> SharedHistory | None:

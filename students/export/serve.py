@@ -9,15 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from distill.errors import UserError
+from distill.past import ServedRepresentations
 from distill.protocols import Architecture
 from kernels.embedding import EmbeddingTables
 from students.base import Student
 from students.export.program import ServedStudent
 from students.export.signature import (
     ARRAYS,
+    PAST_ITEM,
+    PAST_USER,
+    TEACHER,
     Precision,
     ServedFeature,
     ServedTable,
+    ServedVectors,
     Signature,
     all_inputs,
 )
@@ -31,6 +36,13 @@ class GivesRows(Protocol):
 
     def served_rows(self) -> dict[str, Tensor]:
         """Rows by feature, float32 [ids, D]: what one id adds to its feature's field."""
+
+
+class ReadsTeacher(Protocol):
+    """A channel's module whose fields are made of the teacher's representations."""
+
+    def served_representations(self) -> ServedRepresentations:
+        """Which of them."""
 
 
 @dataclass(frozen=True)
@@ -83,18 +95,35 @@ def _check(student: Architecture) -> Student:
             "ids, dense features and history. Train it without `content`."
         )
     for name, module in student.inputs.items():
-        if not hasattr(module, "served_rows"):
+        if not hasattr(module, "served_rows") and not hasattr(module, "served_representations"):
             raise UserError(
-                f"export: channel '{name}' makes fields of the teacher's representations, which somebody would have to "
-                "keep up to date and look up at every request; allowed: channels that only teach, sharing, rawid. "
-                "Export the student trained with another channel set (--channel)."
+                f"export: channel '{name}' makes fields of what an export does not know, allowed: modules with "
+                "`served_rows` or `served_representations`, as sharing and repr have. Export the student trained with "
+                "another channel set (--channel)."
             )
     return student
 
 
 def _modules(student: Student) -> dict[str, nn.Module]:
-    given = {f"inputs.{name}": module for name, module in student.inputs.items()}
+    given = {
+        f"inputs.{name}": module for name, module in student.inputs.items() if hasattr(module, "served_rows")
+    }
     return {TABLES: student.tables, **given}
+
+
+def _vectors(student: Student) -> tuple[ServedVectors, ...]:
+    """What channels read of the teacher; where two read the same, as much as either wants."""
+    wanted: dict[str, ServedVectors] = {}
+    for module in student.inputs.values():
+        if not hasattr(module, "served_representations"):
+            continue
+        read = cast(ReadsTeacher, module).served_representations()
+        lengths = {PAST_USER: read.user_events, PAST_ITEM: int(read.item), TEACHER: int(read.current)}
+        for name, length in lengths.items():
+            if length:
+                before = wanted.get(name, ServedVectors(name, 0, 0))
+                wanted[name] = ServedVectors(name, max(before.width, read.width), max(before.length, length))
+    return tuple(wanted.values())
 
 
 def _rows(module: nn.Module) -> dict[str, Tensor]:
@@ -119,6 +148,7 @@ def _signature(student: Student, precision: Precision, tables: tuple[ServedTable
         ServedFeature(name, schema.sparse[name].size, schema.sparse[name].multi, _of_user(student, name))
         for name in student.features
     )
+    vectors = _vectors(student)
     one_by_one = student.history_pooling is None or len(student.event_inputs) > 0
     inputs = all_inputs(
         features,
@@ -127,6 +157,7 @@ def _signature(student: Student, precision: Precision, tables: tuple[ServedTable
         len(schema.tasks),
         history=student.history_length > 0,
         one_by_one=one_by_one,
+        vectors=vectors,
     )
     return Signature(
         tasks=student.tasks,
@@ -136,6 +167,7 @@ def _signature(student: Student, precision: Precision, tables: tuple[ServedTable
         domains=schema.domains,
         history_tasks=schema.task_names,
         history_length=student.history_length,
+        vectors=vectors,
         precision=precision,
         tables=tables,
         inputs=inputs,

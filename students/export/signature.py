@@ -4,8 +4,8 @@ A program scores candidates. What it knows of a user stands once for each user, 
 so that a request of one user and hundreds of candidates looks the user up, and pools the history, once.
 
 Shape letters: B candidates, U users, F single-valued features of candidates, G those of users, N dense features, T
-history events of all users, P events of
-every candidate's user together, K tasks of the data set, V ids of a multi-valued feature.
+history events of all users, P events of every candidate's user together, H and Q the same of vectors that the teacher
+stored, I those of candidates' items, K tasks of the data set, V ids of a multi-valued feature.
 """
 
 from __future__ import annotations
@@ -59,6 +59,25 @@ class ServedTable:
     n_rows: int
 
 
+PAST_USER, PAST_ITEM, TEACHER = "past_user", "past_item", "teacher_vector"
+
+
+@dataclass(frozen=True)
+class ServedVectors:
+    """Representations of the teacher that the program reads.
+
+    Attributes:
+        name: PAST_USER, those that the teacher stored of the user's last examples; PAST_ITEM, the one of the item;
+            TEACHER, that of the row itself.
+        width: numbers of a vector.
+        length: most vectors of a row.
+    """
+
+    name: str
+    width: int
+    length: int
+
+
 @dataclass(frozen=True)
 class ServedInput:
     """One argument of the program.
@@ -88,6 +107,7 @@ class Signature:
         domains: surfaces; a surface is given as its place here.
         history_tasks: tasks of the history's labels.
         history_length: most events of a user; 0 for a program without a history.
+        vectors: representations of the teacher, for a program that reads them.
         precision: of the tables.
         tables: tables, whose arrays (`ARRAYS`) are the first arguments.
         inputs: the arguments after them.
@@ -100,6 +120,7 @@ class Signature:
     domains: tuple[str, ...]
     history_tasks: tuple[str, ...]
     history_length: int
+    vectors: tuple[ServedVectors, ...]
     precision: Precision
     tables: tuple[ServedTable, ...]
     inputs: tuple[ServedInput, ...]
@@ -127,6 +148,7 @@ class Signature:
         plain = {one.name: content[one.name] for one in fields(cls)}
         plain |= {name: tuple(plain[name]) for name in ("tasks", "dense", "domains", "history_tasks")}
         plain["features"] = tuple(ServedFeature(**one) for one in plain["features"])
+        plain["vectors"] = tuple(ServedVectors(**one) for one in plain["vectors"])
         plain["tables"] = tuple(ServedTable(**one) for one in plain["tables"])
         plain["inputs"] = tuple(
             ServedInput(**{**one, "shape": tuple(one["shape"])}) for one in plain["inputs"]
@@ -141,6 +163,7 @@ def all_inputs(
     history_tasks: int,
     history: bool,
     one_by_one: bool,
+    vectors: Sequence[ServedVectors] = (),
 ) -> tuple[ServedInput, ...]:
     """The inputs of a program.
 
@@ -151,7 +174,24 @@ def all_inputs(
         history_tasks: K.
         history: whether there is a history.
         one_by_one: whether its events are read one by one, as DIN does, or only pooled.
+        vectors: representations of the teacher.
     """
+    inputs = _of_features(features, dense)
+    if history:
+        inputs += [
+            ServedInput("history_items", "int64", ("T",), f"ids of {item}, by user, oldest first"),
+            ServedInput("history_offsets", "int64", ("U+1",), "where each user's events begin"),
+        ]
+    if history and one_by_one:
+        inputs += _of_events(history_tasks)
+    for one in vectors:
+        inputs += _of_vectors(one)
+    if (history and one_by_one) or any(one.name != TEACHER for one in vectors):
+        inputs.append(ServedInput("timestamp", "int64", ("B",), "ms, of the request"))
+    return tuple(inputs)
+
+
+def _of_features(features: Sequence[ServedFeature], dense: Sequence[str]) -> list[ServedInput]:
     single = [one for one in features if not one.multi]
     users, own = ([one.name for one in single if one.of_user == side] for side in (True, False))
     inputs = [ServedInput("user", "int64", ("B",), "which of the U users a candidate is shown to")]
@@ -167,19 +207,35 @@ def all_inputs(
         ]
     if dense:
         inputs.append(ServedInput("dense", "float32", ("B", len(dense)), ", ".join(dense)))
-    if history:
-        inputs += [
-            ServedInput("history_items", "int64", ("T",), f"ids of {item}, by user, oldest first"),
-            ServedInput("history_offsets", "int64", ("U+1",), "where each user's events begin"),
+    return inputs
+
+
+def _of_events(tasks: int) -> list[ServedInput]:
+    return [
+        ServedInput("history_domains", "int64", ("T",), "surface of each event"),
+        ServedInput("history_labels", "int8", ("T", tasks), "1, 0, or -1 where not known at the request"),
+        ServedInput("history_times", "int64", ("T",), "ms, before the request"),
+        ServedInput("events", "int64", ("P",), "places among the T events of each candidate's user"),
+        ServedInput("event_offsets", "int64", ("B+1",), "where each candidate's places begin"),
+    ]
+
+
+def _of_vectors(vectors: ServedVectors) -> list[ServedInput]:
+    name, width = vectors.name, vectors.width
+    if name == TEACHER:
+        return [
+            ServedInput(name, "float32", ("B", width), "what the teacher makes of the candidate"),
+            ServedInput(f"{name}_known", "int8", ("B",), "1, or 0 where it makes nothing"),
         ]
-    if history and one_by_one:
-        labels = "1, 0, or -1 where not known at the request"
-        inputs += [
-            ServedInput("history_domains", "int64", ("T",), "surface of each event"),
-            ServedInput("history_labels", "int8", ("T", history_tasks), labels),
-            ServedInput("history_times", "int64", ("T",), "ms, before the request"),
-            ServedInput("timestamp", "int64", ("B",), "ms, of the request"),
-            ServedInput("events", "int64", ("P",), "places among the T events of each candidate's user"),
-            ServedInput("event_offsets", "int64", ("B+1",), "where each candidate's places begin"),
-        ]
-    return tuple(inputs)
+    count, of = ("H", "the user") if name == PAST_USER else ("I", "the item")
+    inputs = [
+        ServedInput(
+            f"{name}_vectors", "float32", (count, width), f"what the teacher stored of {of}, oldest first"
+        ),
+        ServedInput(f"{name}_times", "int64", (count,), "ms, before the request"),
+    ]
+    if name == PAST_USER:
+        inputs.append(
+            ServedInput(f"{name}_places", "int64", ("Q",), "places among the H of each candidate's user")
+        )
+    return [*inputs, ServedInput(f"{name}_offsets", "int64", ("B+1",), "where each candidate's begin")]

@@ -137,3 +137,28 @@ def test_raw_history_needs_no_teacher(data: Path, tmp_path: Path) -> None:
     only = {"channels": {"rawid": CHANNELS["rawid"]}, "students": [STUDENT], "teacher": None}
     changes = {name: value for name, value in CHANGES.items() if not name.startswith("teacher")}
     load_config(write_experiment(tmp_path / "a", data, tmp_path / "cache", **{**changes, **only}))
+
+
+@pytest.mark.parametrize(
+    ("model", "channel", "said"),
+    [
+        ("clicks", "repr", "the user's last 4 examples"),
+        ("small", "current", "Needs a running teacher"),
+    ],
+)
+def test_exported_with_the_teachers_vectors_it_says_what_the_run_predicted(
+    out: Path, tmp_path: Path, model: str, channel: str, said: str
+) -> None:
+    export, scored = tmp_path / "export", tmp_path / "scored.parquet"
+    arguments = [model, "--vertical", "feed", "--channel", channel, "--no-compile", "--to", str(export)]
+    assert main(["export", str(out), *arguments]) == 0
+    assert main(["score", str(export), str(export / "example.parquet"), "--out", str(scored)]) == 0
+    # The last day was predicted by the student that was kept.
+    path = out / "predictions" / cell_of(out, model, channel).cell_id / "0.parquet"
+    predicted = pq.read_table(path).to_pylist()
+    by_id = {row["example_id"]: row["logit_click"] for row in predicted if row["day"] == 5}
+    found = pq.read_table(scored).to_pylist()
+    assert [row["logit_click"] for row in found] == pytest.approx(
+        [by_id[row["example_id"]] for row in found], abs=1e-5
+    )
+    assert said in (export / "MODEL_CARD.md").read_text()
