@@ -36,33 +36,46 @@ class Part:
     where: slice | Tensor
 
     def take(self, x: Tensor) -> Tensor:
-        """The group's tokens of x [T, H, ...] as [blocks, H, length, ...]."""
+        """The group's tokens of x, `heads_first`, as [blocks, H, length, ...]."""
         if isinstance(self.where, slice):
             return self._view(x, self.where.start)
-        return self._view(x.index_select(0, self.where), 0)
+        return self._view(heads_first(_tokens_first(x).index_select(0, self.where)), 0)
 
     def put(self, x: Tensor, values: Tensor) -> None:
-        """Write values [blocks, H, length, ...] to the group's tokens of x [T, H, ...]."""
+        """Write values [blocks, H, length, ...] to the group's tokens of x, `heads_first`."""
         if isinstance(self.where, slice):
             self._view(x, self.where.start).copy_(values)
         else:
-            x.index_copy_(0, self.where, values.transpose(1, 2).flatten(0, 1))
+            _tokens_first(x).index_copy_(0, self.where, values.transpose(1, 2).flatten(0, 1))
 
     def add(self, x: Tensor, values: Tensor) -> None:
-        """Add values [blocks, H, length, ...] to the group's tokens of x [T, H, ...], contiguous."""
+        """Add values [blocks, H, length, ...] to the group's tokens of x, `heads_first` of what is contiguous."""
         if isinstance(self.where, slice):
             self._view(x, self.where.start).add_(values)
         else:
             # Many times faster on two dimensions than on three.
-            x.flatten(1).index_add_(0, self.where, values.transpose(1, 2).flatten(0, 1).flatten(1))
+            tokens = values.transpose(1, 2).flatten(0, 1).flatten(1)
+            _tokens_first(x).flatten(1).index_add_(0, self.where, tokens)
 
     def _view(self, x: Tensor, start: int) -> Tensor:
-        """The tokens of x [T, H, ...] from `start` on, as [blocks, H, length, ...]."""
-        # One call instead of a slice, a view and a transposition: their overhead counts where every row is a block.
-        token, head, *inner = x.stride()
-        size = (self.blocks, x.shape[1], self.length, *x.shape[2:])
+        """The tokens of x [1, H, T, ...] from `start` on, as [blocks, H, length, ...]."""
+        if self.blocks == 1:
+            return x.narrow(2, start, self.length)
+        # One call instead of three: their overhead counts.
+        _, head, token, *inner = x.stride()
+        size = (self.blocks, x.shape[1], self.length, *x.shape[3:])
         stride = (self.length * token, head, token, *inner)
         return x.as_strided(size, stride, x.storage_offset() + start * token)
+
+
+def heads_first(x: Tensor) -> Tensor:
+    """[1, H, T, ...], a view of [T, H, ...]."""
+    return x.transpose(0, 1).unsqueeze(0)
+
+
+def _tokens_first(x: Tensor) -> Tensor:
+    """What `heads_first` is a view of."""
+    return x.squeeze(0).transpose(0, 1)
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from kernels.jagged_attention.blocks import Group, groups, unwritten
+from kernels.jagged_attention.blocks import Group, groups, heads_first, unwritten
 
-flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+flash = torch._scaled_dot_product_flash_attention_for_cpu
 flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
 
 
@@ -47,14 +47,15 @@ def forward(
     """
     out = unwritten(q, q_offsets, k_offsets)
     lse = out.new_full(q.shape[:2], -torch.inf, dtype=lse_dtype(q))
+    q, k, v, to_out, to_lse = (heads_first(x) for x in (q, k, v, out, lse))
     for group in groups(q_offsets, k_offsets, causal, window):
         queries, keys = group.queries, group.keys
         plain_causal, mask = _seen(group, causal, window, q.dtype)
         part, part_lse = flash(
             queries.take(q), keys.take(k), keys.take(v), 0.0, plain_causal, attn_mask=mask, scale=scale
         )
-        queries.put(out, part)
-        queries.put(lse, part_lse)
+        queries.put(to_out, part)
+        queries.put(to_lse, part_lse)
     return out, lse
 
 
@@ -74,6 +75,8 @@ def backward(
     """Gradients of q, k and v from that of the output; the probabilities are computed again from `lse`."""
     dq = unwritten(q, q_offsets, k_offsets)
     dk, dv = (x.new_zeros(x.shape) if window else unwritten(x, q_offsets, k_offsets) for x in (k, v))
+    to_dq, to_dk, to_dv = (heads_first(x) for x in (dq, dk, dv))
+    grad, q, k, v, out, lse = (heads_first(x) for x in (grad, q, k, v, out, lse))
     for group in groups(q_offsets, k_offsets, causal, window):
         queries, keys = group.queries, group.keys
         saved = (queries.take(q), keys.take(k), keys.take(v), queries.take(out), queries.take(lse))
@@ -81,10 +84,10 @@ def backward(
         part_dq, part_dk, part_dv = flash_backward(
             queries.take(grad), *saved, 0.0, plain_causal, attn_mask=mask, scale=scale
         )
-        queries.put(dq, part_dq)
+        queries.put(to_dq, part_dq)
         write = keys.add if window else keys.put
-        write(dk, part_dk)
-        write(dv, part_dv)
+        write(to_dk, part_dk)
+        write(to_dv, part_dv)
     return dq, dk, dv
 
 

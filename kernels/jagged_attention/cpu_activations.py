@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kernels.jagged_attention.blocks import Group, Part, groups, unwritten
+from kernels.jagged_attention.blocks import Group, Part, groups, heads_first, unwritten
 
 # Scores computed together: 256 KiB in float32, so that what is done to them finds them in the cache.
 SCORES_TOGETHER = 1 << 16
@@ -85,7 +85,7 @@ def forward(
             scores = torch.bmm(queries[run.blocks, run.queries], keys[run.blocks, run.keys].mT)
             weights = _hide(VALUES[activation](scores), run)
             part[run.blocks, run.queries] = torch.bmm(weights, values[run.blocks, run.keys])
-        group.queries.put(out, part.unflatten(0, (-1, q.shape[1])))
+        group.queries.put(heads_first(out), part.unflatten(0, (-1, q.shape[1])))
     return _per_key(out, q_offsets, k_offsets) if activation == "silu" else out
 
 
@@ -115,10 +115,10 @@ def backward(
         )
         parts = _group_backward(*sides, list(runs(group, q.shape[1], causal, window)), activation, scale)
         part_dq, part_dk, part_dv = (x.unflatten(0, (-1, q.shape[1])) for x in parts)
-        group.queries.put(dq, part_dq)
+        group.queries.put(heads_first(dq), part_dq)
         write = group.keys.add if window else group.keys.put
-        write(dk, part_dk)
-        write(dv, part_dv)
+        write(heads_first(dk), part_dk)
+        write(heads_first(dv), part_dv)
     return dq, dk, dv
 
 
@@ -179,7 +179,7 @@ def _hide(scores: Tensor, run: Run) -> Tensor:
 
 def _side(part: Part, x: Tensor) -> Tensor:
     """The group's tokens of x [T, H, E], every block and head one matrix: [n * H, length, E]."""
-    return part.take(x).flatten(0, 1)
+    return part.take(heads_first(x)).flatten(0, 1)
 
 
 def _per_key(x: Tensor, q_offsets: Tensor, k_offsets: Tensor) -> Tensor:

@@ -54,8 +54,8 @@ def _weighted_sums(table: Tensor, rows: Tensor, bags: Tensor, weights: Tensor) -
 
 def _table_rows(offsets: Tensor, tokens: int, mixed: int) -> Tensor:
     """int64 [T * M]: for each token the rows of its example's matrix in all matrices, one below the other."""
-    examples = torch.arange(len(offsets) - 1).repeat_interleave(offsets.diff(), output_size=tokens)
-    return (examples.unsqueeze(1) * mixed + torch.arange(mixed)).flatten()
+    of_examples = torch.arange((len(offsets) - 1) * mixed).view(-1, mixed)
+    return of_examples.repeat_interleave(offsets.diff(), 0, output_size=tokens).flatten()
 
 
 def _bags(tokens: int, mixed: int) -> Tensor:

@@ -91,10 +91,10 @@ def _path(values: Tensor) -> ModuleType:
 
 
 def _check_values(values: Tensor, offsets: Tensor) -> None:
-    first, last = int(offsets[0]), int(offsets[-1])
-    if first != 0 or last != len(values) or bool((offsets.diff() < 0).any()):
+    found = offsets.numpy()  # half the time of a tensor's comparison
+    if found[0] != 0 or found[-1] != len(values) or (found[1:] < found[:-1]).any():
         raise ValueError(
-            f"offsets: got {first} ... {last}, allowed: ascending from 0 to the number of tokens, {len(values)}"
+            f"offsets: got {found[0]} ... {found[-1]}, allowed: ascending from 0 to the number of tokens, {len(values)}"
         )
 
 
