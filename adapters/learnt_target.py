@@ -49,6 +49,7 @@ class LearntTarget(Channel):
     """
 
     touches_serving_head = False
+    reads_batch = ("estimator",)
     task_weights: Tensor
 
     def __init__(self, name: str, config: LearntTargetConfig, schema: FeatureSchema, seed: int):
@@ -107,18 +108,14 @@ class LearntTarget(Channel):
         return signal.logits[:, self.task_index] - self.shift
 
     def step(self, output: Output, batch: Batch) -> None:
-        """One step of the estimator, which is scored before it learns.
+        """One step of the estimator.
 
         Raises:
             NonFiniteError: its loss is NaN or infinite; nothing was updated.
         """
-        logits, known = self.estimate(batch)
-        labels, matured = batch.labels[:, self.task_index], batch.matured[:, self.task_index]
-        self._log(batch, logits.detach(), labels, matured)
-        mask = matured & known.unsqueeze(1)
-        if self.optimizer is None or not mask.any():  # Adam would move on by its momentum
+        loss = self.own_loss(batch)
+        if self.optimizer is None or loss is None:
             return
-        loss = masked_bce(logits, labels, mask)
         if not torch.isfinite(loss):
             raise NonFiniteError(
                 f"{self.name}: loss of the target is {loss.item()} on day {batch.day} (examples "
@@ -129,10 +126,18 @@ class LearntTarget(Channel):
         loss.backward()
         self.optimizer.step()
 
+    def own_loss(self, batch: Batch) -> Tensor | None:
+        """Of the estimator, which is scored before it learns; None without a label: Adam would move on by momentum."""
+        logits, known = self.estimate(batch)
+        labels, matured = batch.labels[:, self.task_index], batch.matured[:, self.task_index]
+        self._log(batch, logits.detach(), labels, matured)
+        mask = matured & known.unsqueeze(1)
+        return masked_bce(logits, labels, mask) if mask.any() else None
+
     def loss(self, output: Output, batch: Batch, student: Architecture) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.no_grad():
             logits, known = self.estimate(batch)
-        mask = known.unsqueeze(1).expand_as(logits)
+        mask = known.unsqueeze(1).expand(logits.shape[-2:])
         loss = soft_bce(self.head(output.taps[self.config.tap]), logits, mask, self.task_weights)
         # What `step` has logged is of the student's own rows.
         return self.config.weight * loss, {"loss": loss.detach(), **(self._logs if batch.own else {})}
@@ -144,13 +149,13 @@ class LearntTarget(Channel):
         assert batch.teacher is not None, "the batch carries no teacher signal"
         known = batch.teacher.mask.unsqueeze(1)
         of_teacher = self.teacher_logits(batch.teacher)
-        moved = (logits - of_teacher) * known  # [B, k]
-        shifts = moved.sum(0) / known.sum().clamp_min(1)
+        moved = (logits - of_teacher) * known  # [B, k]; [N, B, k] of N students
+        shifts = moved.sum(-2) / known.sum().clamp_min(1)
         self._logs = {
             "target_loss": masked_bce(logits, labels, matured & known),
             "teacher_loss": masked_bce(of_teacher, labels, matured & known),
-            "correction": moved.abs().sum() / (known.sum().clamp_min(1) * logits.size(1)),
-        } | {f"shift_{task}": shift for task, shift in zip(self.head.tasks, shifts, strict=True)}
+            "correction": moved.abs().sum((-2, -1)) / (known.sum().clamp_min(1) * logits.size(-1)),
+        } | {f"shift_{task}": shift for task, shift in zip(self.head.tasks, shifts.unbind(-1), strict=True)}
 
 
 def mlp(widths: Sequence[int], zero: bool) -> nn.Sequential:

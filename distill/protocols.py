@@ -122,6 +122,7 @@ class Channel(nn.Module, ABC):
         other_surfaces: share of the rows of other surfaces that its loss is also asked for, in batches of their own
             (`Batch.own` False, `distill.other_surfaces`); of them its `step` is never called.
         other_labels: True where those batches must carry labels: of a control, for a student is not to learn from them.
+        reads_batch: names of its modules that read the batch alone, rows [B, any width], and nothing of the student.
     """
 
     touches_serving_head: bool = False
@@ -130,6 +131,7 @@ class Channel(nn.Module, ABC):
     past: PastRequest | None = None
     shares_batches: bool = False
     history_length: int = 0
+    reads_batch: tuple[str, ...] = ()
     other_surfaces: float = 0.0
     other_labels: bool = False
 
@@ -181,6 +183,14 @@ class Channel(nn.Module, ABC):
         Returns:
             A scalar, and scalars to log by name (detached).
         """
+
+    def own_loss(self, batch: Batch) -> Tensor | None:
+        """Of a channel whose modules in `reads_batch` learn by an Adam of their own: what `step` takes its step on.
+
+        Returns:
+            A scalar; None where there is nothing to learn from.
+        """
+        return None
 
     def step(self, output: Output, batch: Batch) -> None:
         """Update the channel's own parameters by the channel's own optimiser, before the student's loss."""

@@ -66,7 +66,8 @@ class Bank(nn.Module):
         self._fused = type(student) is DeepFM and not (self.history_length and self.pooling is None)
         stacks = members.channel_stacks().items()
         self.channels = nn.ModuleDict({name: StackedChannel(channel, self.trunk) for name, channel in stacks})
-        parts = [list(part.parameters()) for part in (self.trunk, *self.channels.values())]
+        parts = [list(self.trunk.parameters())]
+        parts += [list(channel.form.dense_parameters()) for channel in self._stacked_channels().values()]
         self.adam = BankAdam([part for part in parts if part], self.settings)
         self.frozen: dict[int, str] = {}
         self.sums: dict[str, Tensor] = {}
@@ -109,8 +110,10 @@ class Bank(nn.Module):
         if not self._checked:
             self._check_rows(batch)
         place = f"on day {batch.day}, batch {index} (examples {batch.example_id[0].item()} and following)"
+        output = self(batch)
+        self._step_channels(batch, place)
         self.adam.zero_grad()
-        loss, logs = losses(self(batch), batch, self.trunk, self._stacked_channels(), self.size)
+        loss, logs = losses(output, batch, self.trunk, self._stacked_channels(), self.size)
         self._freeze(~loss.detach().isfinite(), "loss", loss, place)
         loss.backward(self.tables.alive.to(loss.dtype))
         self._note_frozen_tables(place)
@@ -129,7 +132,7 @@ class Bank(nn.Module):
     def get_extra_state(self) -> dict[str, Any]:
         """What `state_dict` holds beside parameters and tables, so that training goes on from it."""
         return {
-            "adam": self.adam.state(),
+            "adam": {name: adam.state() for name, adam in self._optimizers().items()},
             "frozen": dict(self.frozen),
             "sums": {name: total.clone() for name, total in self.sums.items()},
             "steps": self.steps,
@@ -138,7 +141,8 @@ class Bank(nn.Module):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take over what `get_extra_state` gave."""
-        self.adam.load(state["adam"])
+        for name, adam in self._optimizers().items():
+            adam.load(state["adam"][name])
         self.frozen, self.sums = dict(state["frozen"]), dict(state["sums"])
         self.steps, self._checked = state["steps"], state["checked"]
 
@@ -184,6 +188,19 @@ class Bank(nn.Module):
             return deepfm.output(self.trunk, features, folded)
         self._given.embedded = _fold(embedded)
         return self.trunk(folded)
+
+    def _optimizers(self) -> dict[str, BankAdam]:
+        """The students', and by channel those of what learns by itself."""
+        own = {name: channel.own for name, channel in self._stacked_channels().items()}
+        return {"students": self.adam} | {name: adam for name, adam in own.items() if adam is not None}
+
+    def _step_channels(self, batch: Batch, place: str) -> None:
+        """What learns by itself learns before the students do."""
+        for name, channel in self._stacked_channels().items():
+            losses = channel.own_losses(batch)
+            if losses is not None:
+                self._freeze(~losses.detach().isfinite(), f"{name}: loss of the target", losses, place)
+                channel.own_step(losses, self.tables.alive)
 
     def _stacked_channels(self) -> dict[str, StackedChannel]:
         return {name: one for name, one in self.channels.items() if isinstance(one, StackedChannel)}

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from distill.batch import Batch
+from distill.config import OptimizerConfig
 from distill.losses import label_loss, sampled_logits
 from distill.protocols import Architecture, Channel, Output
+from students.bank.adam import BankAdam
 from students.bank.members import ChannelStack
 from students.bank.stacked import stack
 
@@ -31,6 +33,7 @@ class StackedChannel(nn.Module):
     Attributes:
         has: bool [N], the members that have the channel.
         weights: float [N].
+        own: the optimiser of what learns by itself; None where nothing does.
 
     Raises:
         UserError: a layer of the channel that has no stacked form.
@@ -46,7 +49,34 @@ class StackedChannel(nn.Module):
         self.everybody = bool(stacked.has.all())
         form = stack(stacked.form, stacked.tensors)
         assert isinstance(form, Channel)
+        for name in form.reads_batch:
+            setattr(form, name, _ForAll(getattr(form, name), len(stacked.has)))
         self.loss = _Loss(form, student)
+        own = [parameter for name in form.reads_batch for parameter in getattr(form, name).parameters()]
+        settings = OptimizerConfig(learning_rate=stacked.own_learning_rate)
+        self.own = BankAdam([own], [settings] * len(stacked.has)) if own else None
+
+    @property
+    def form(self) -> Channel:
+        """The channel with stacked layers."""
+        return self.loss.channel
+
+    def own_losses(self, batch: Batch) -> Tensor | None:
+        """Losses [N] of what learns by itself, 0 for members without the channel; None where nothing is to learn."""
+        losses = self.form.own_loss(batch) if self.own is not None else None
+        return None if losses is None else torch.where(self.has, losses, 0)
+
+    def own_step(self, losses: Tensor, alive: Tensor) -> None:
+        """What `Channel.step` does, of the members that have the channel and are alive.
+
+        Args:
+            losses: what `own_losses` gave.
+            alive: bool [N].
+        """
+        assert self.own is not None
+        self.own.zero_grad()
+        losses.backward(alive.to(losses.dtype))
+        self.own.step((self.has & alive).nonzero().flatten().tolist())
 
     def forward(self, output: Output, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Unweighted losses [N], 0 for members without the channel, and what is logged, [N] by name, NaN for those.
@@ -70,6 +100,17 @@ class StackedChannel(nn.Module):
     def _where(self, of_members: Tensor) -> Tensor:
         """[N, ...], 0 and without gradient for a member without the channel."""
         return torch.where(self.has.view(-1, *[1] * (of_members.dim() - 1)), of_members, 0)
+
+
+class _ForAll(nn.Module):
+    """A stacked module that is handed the same rows [B, W] for all members; it gives [N, B, ...]."""
+
+    def __init__(self, stacked: nn.Module, members: int):
+        super().__init__()
+        self.stacked, self.members = stacked, members
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.stacked(rows.expand(self.members, *rows.shape))
 
 
 class _Loss(nn.Module):

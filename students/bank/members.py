@@ -19,8 +19,8 @@ from kernels.embedding import WideTables
 from students.bank.shape import shape_of
 from students.base import Student
 
-CHANNELS = ("single", "ah")
-"""Channels that a bank can train: without fields, steps and state of their own."""
+CHANNELS = ("single", "ah", "adapter")
+"""Channels that a bank can train: they give no fields, and what learns by itself learns from the batch alone."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,14 @@ class ChannelStack:
         has: bool [N], the members that have the channel.
         weights: float [N], 0 for a member without the channel.
         tensors: name of the form's parameter to those of all members, [N, ...].
+        own_learning_rate: of what learns by itself; 0 where nothing does.
     """
 
     form: Channel
     has: Tensor
     weights: Tensor
     tensors: dict[str, Tensor]
+    own_learning_rate: float
 
 
 @dataclass
@@ -98,7 +100,8 @@ class Gathered:
         weights = [_config(channels[name]).weight if name in channels else 0.0 for channels in self.channels]
         tensors = _stacked([dict(channels.get(name, form).named_parameters()) for channels in self.channels])
         form.config = replace(_config(form), weight=1.0)
-        return ChannelStack(form, has, torch.tensor(weights, dtype=self.tables.weight.dtype), tensors)
+        rate = _config(form).learning_rate if form.reads_batch else 0.0
+        return ChannelStack(form, has, torch.tensor(weights, dtype=self.tables.weight.dtype), tensors, rate)
 
 
 def gather(makes: Sequence[Callable[[], Member]]) -> Gathered:
@@ -153,6 +156,11 @@ def _trainable(member: Member, place: int) -> Student:
                 f"bank: member {place}: got channel '{name}', allowed in a bank: {', '.join(CHANNELS)}. Train students "
                 "with other channels one by one"
             )
+        if channel.other_surfaces:
+            raise UserError(
+                f"bank: member {place}: got {name}.other_surfaces {channel.other_surfaces}, allowed: 0. Train it by "
+                "itself"
+            )
         assert not channel.fields and channel.past is None
     _check_parameters(model, place)
     if model.content:
@@ -189,7 +197,7 @@ def _rest(channel: Channel) -> dict[str, Any]:
 
 
 def _config(channel: Channel) -> Any:
-    """The settings of one of CHANNELS, a dataclass with a weight."""
+    """The settings of one of CHANNELS, a dataclass with a weight; with a learning rate where something is its own."""
     return channel.config
 
 

@@ -169,12 +169,19 @@ def test_another_form_of_a_channel_stays_apart(opened: Experiment) -> None:
     assert list(map(len, groups(both, 16))) == [1, 1]
 
 
-def test_channels_with_steps_of_their_own_are_trained_alone(data: Path, tmp_path: Path) -> None:
-    sets = {**EXPERIMENT["channels"], "ah_adapter": {"ah": {}, "adapter": {}}}
+def test_the_student_adapter_joins_and_what_reads_other_surfaces_is_trained_alone(
+    data: Path, tmp_path: Path
+) -> None:
+    sets = {
+        **EXPERIMENT["channels"],
+        "ah_adapter": {"ah": {}, "adapter": {}},
+        "wide": {"ah": {"other_surfaces": 0.5}},
+    }
     config = write_experiment(tmp_path / "one", data, data.parent / "cache", channels=sets, **COMMON)
     experiment = open_experiment(load_config(config), False, NoProgress())
     found = [names(group) for group in groups(tasks(experiment), 16)]
-    assert {("small", "feed", "ah_adapter", 0)} in found
+    assert {("small", "feed", channel, 0) for channel in ("none", "single", "ah", "ah_adapter")} in found
+    assert {("small", "feed", "wide", 0)} in found
 
 
 def test_a_bank_is_trained_whole_when_one_member_is_missing(runs: dict[int, Path]) -> None:

@@ -197,6 +197,19 @@ def test_mapped_over_models_it_is_each_models(fast: None, own: str) -> None:
     torch.testing.assert_close(got, torch.stack(each), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("own", ["labels", "teacher_logits"])
+def test_a_signal_of_each_models_own_under_a_mask_that_they_share(fast: None, own: str) -> None:
+    def each(**arguments: Any) -> Tensor:
+        pairs = zip(arguments["logits"], arguments[own], strict=True)
+        return torch.stack([reference(**(arguments | {"logits": z, own: signal})) for z, signal in pairs])
+
+    inputs = draw((4, 9, 2))
+    inputs[own] = inputs["logits"].roll(1, 0)
+    got, expected = (run(function, inputs, **TERMS["all"]) for function in (multitask_distillation, each))
+    for name, tensor in expected.items():
+        torch.testing.assert_close(got[name], tensor, rtol=1e-12, atol=1e-12)
+
+
 def test_a_gradient_passes_through_a_map_over_models(fast: None) -> None:
     inputs = draw((4, 9, 2), True)
     shared = {

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from adapters import auxiliary_head
+from adapters import auxiliary_head, student_adapter
+from adapters.adapter_config import StudentAdapterConfig
 from adapters.config import AuxiliaryHeadConfig
 from distill import single
 from distill.batch import Batch, TeacherSignal
@@ -67,6 +68,7 @@ class One:
 BUILD_CHANNEL: dict[str, tuple[Any, Any]] = {
     "single": (single.build, SingleConfig),
     "ah": (auxiliary_head.build, AuxiliaryHeadConfig),
+    "adapter": (student_adapter.build, StudentAdapterConfig),
 }
 
 

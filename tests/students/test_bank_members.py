@@ -224,7 +224,9 @@ def test_other_channels_are_refused(data: DataSet) -> None:
         member = make("deepfm", data, One(0), False)
         return Member(member.model, {"own": Own()}, member.optimizer)
 
-    with pytest.raises(UserError, match="member 0: got channel 'own', allowed in a bank: single, ah"):
+    with pytest.raises(
+        UserError, match="member 0: got channel 'own', allowed in a bank: single, ah, adapter"
+    ):
         Bank([made])
 
 

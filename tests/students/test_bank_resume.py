@@ -36,7 +36,7 @@ from tests.students.bank_training import (
 DIVERGES = 3
 MEMBERS = [
     One(0),
-    One(1, {"ah": {"weight": 0.5}}, {"clip_norm": 0.05}),
+    One(1, {"ah": {"weight": 0.5}, "adapter": {"learning_rate": 0.05}}, {"clip_norm": 0.05}),
     One(2, {"single": {}}, {"weight_decay": 0.1, "table_learning_rate": 0.3}),
     One(3, {}, {"learning_rate": 1e30}),
 ]
