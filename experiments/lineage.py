@@ -1,4 +1,4 @@
-"""What came from what: data, teacher, teacher log, student, as artifacts of a W&B run. Free of torch.
+"""What came from what: data, teacher, teacher log, student, export, as artifacts of W&B runs. Free of torch.
 
 An artifact is a description with hashes, not a copy: models and logs stay in the run folder. The same content is
 the same version, so recording it again adds nothing.
@@ -17,7 +17,7 @@ from distill.cells import DOMAIN_TEACHER, Cell
 from distill.files import atomic_path
 from experiments.recorded import FLOOR, NONE, STUDENT, TEACHER, RecordedRun
 
-DATASET, MODEL, LOG = "dataset", "model", "teacher_log"
+DATASET, MODEL, LOG, EXPORT = "dataset", "model", "teacher_log", "export"
 """Types of artifacts."""
 
 
@@ -27,7 +27,7 @@ class Artifact:
 
     Attributes:
         name: unique among artifacts of its project.
-        kind: DATASET, MODEL or LOG.
+        kind: DATASET, MODEL, LOG or EXPORT.
         facts: what it is, with hashes.
         made_from: names of the artifacts that it was made from.
     """
@@ -53,6 +53,22 @@ def outputs(run: RecordedRun, cell: Cell) -> list[Artifact]:
     if cell.role in (TEACHER, DOMAIN_TEACHER):
         found.append(_log(run, cell))
     return [artifact for artifact in found if artifact is not None]
+
+
+def exported(run: RecordedRun, cell: Cell, seed: int, folder: Path) -> tuple[list[Artifact], Artifact]:
+    """What an export was made from, and the export itself.
+
+    Args:
+        run: whose student it is.
+        cell, seed: which training.
+        folder: what `distill export` wrote.
+    """
+    made_from = [artifact for artifact in outputs(run, cell) if artifact.kind == MODEL]
+    precision = json.loads((folder / "signature.json").read_text())["precision"]
+    files = json.loads((folder / "manifest.json").read_text())["sha256"]
+    facts = {"cell_id": cell.cell_id, "seed": seed, "precision": precision, "sha256": files}
+    name = _name("export", cell.model, cell.vertical, cell.channel, str(seed), precision, cell.cell_id)
+    return made_from, Artifact(name, EXPORT, facts, [artifact.name for artifact in made_from])
 
 
 def write_description(folder: Path, artifact: Artifact) -> Path:

@@ -1,4 +1,5 @@
-"""Weights & Biases: one run per cell, written from the run folder when the cell is scored. Free of torch.
+"""Weights & Biases: one run per cell, written from the run folder when the cell is scored, and one per export. Free of
+torch.
 
 Workers train seeds side by side in processes of their own and write predictions; the tracker turns what
 they wrote into curves. Ids are fixed and saved (`wandb_runs.json`) before the training starts, so that a job
@@ -12,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -25,7 +26,7 @@ from distill.errors import UserError
 from distill.files import atomic_path
 from experiments import tracking_keys as keys
 from experiments.familiarity import Familiarity, familiarity_of
-from experiments.lineage import inputs, outputs, write_description
+from experiments.lineage import EXPORT, Artifact, exported, inputs, outputs, write_description
 from experiments.pipeline.environment import git_commit
 from experiments.recorded import STUDENT, TEACHER, RecordedRun, read_run
 from experiments.tracked_values import (
@@ -55,6 +56,9 @@ class Tracker(Protocol):
     def finish(self, cell: Cell) -> None:
         """Record a cell that results.json has scores of; recording the same scores again changes nothing."""
 
+    def exported(self, cell: Cell, seed: int, folder: Path) -> None:
+        """Record that a student of a seed was exported to a folder, in a run of its own."""
+
 
 class Tracked(Protocol):
     """What the tracker needs of an experiment."""
@@ -79,6 +83,9 @@ class NoTracker:
         """Nothing."""
 
     def finish(self, cell: Cell) -> None:
+        """Nothing."""
+
+    def exported(self, cell: Cell, seed: int, folder: Path) -> None:
         """Nothing."""
 
 
@@ -120,9 +127,8 @@ class WandbTracker:
     def start(self, cell: Cell) -> None:
         runs = self._runs()
         if cell.cell_id not in runs:
-            digest = hashlib.sha256(f"{self._identity}/{cell.cell_id}".encode()).hexdigest()
             name = keys.run_name(cell.model, cell.vertical, cell.channel)
-            runs[cell.cell_id] = {"id": digest[:_ID_LENGTH], "name": name, "last_day": 0, "scores": ""}
+            runs[cell.cell_id] = {"id": self._id(cell.cell_id), "name": name, "last_day": 0, "scores": ""}
             with atomic_path(self._folder / RUNS) as temporary:
                 temporary.write_text(json.dumps(runs, indent=1) + "\n")
 
@@ -150,17 +156,30 @@ class WandbTracker:
         with atomic_path(self._folder / RUNS) as temporary:
             temporary.write_text(json.dumps(runs, indent=1) + "\n")
 
-    def _open(self, cell: Cell, known: Mapping[str, Any], commit: str) -> Any:
+    def exported(self, cell: Cell, seed: int, folder: Path) -> None:
+        run = read_run(self._folder)
+        sources, made = exported(run, cell, seed, folder)
+        known = {"id": self._id(made.name), "name": made.name}
+        with self._open(cell, known, run.git_commit, EXPORT) as wandb_run:
+            self._log_artifacts(wandb_run, sources, uses=True)
+            self._log_artifacts(wandb_run, [made], uses=False)
+
+    def _id(self, of: str) -> str:
+        """Of a run, the same whenever it is made again."""
+        return hashlib.sha256(f"{self._identity}/{of}".encode()).hexdigest()[:_ID_LENGTH]
+
+    def _open(self, cell: Cell, known: Mapping[str, Any], commit: str, job: str = "") -> Any:
+        """A run of a cell: its training, or another job on it."""
         import wandb
 
         run = wandb.init(
             project=self._project,
             group=cell.experiment,
-            job_type=cell.role,
+            job_type=job or cell.role,
             name=known["name"],
             id=known["id"],
             resume="allow",
-            tags=self._tags(cell),
+            tags=self._tags(cell, job or cell.role),
             config={
                 **self._settings,
                 "cell": {"cell_id": cell.cell_id, **asdict(cell)},
@@ -187,18 +206,20 @@ class WandbTracker:
         wandb_run.log({**logged, keys.EXAMPLES_SEEN: seen})
 
     def _log_lineage(self, wandb_run: Any, run: RecordedRun, cell: Cell) -> None:
-        """What the cell was made from and what it left. `Run.use_artifact` refuses to work offline, though the record
-        that it sends online can be kept and sent later; so that record is made here."""
+        """What the cell was made from and what it left."""
+        self._log_artifacts(wandb_run, inputs(run, cell), uses=True)
+        self._log_artifacts(wandb_run, outputs(run, cell), uses=False)
+
+    def _log_artifacts(self, wandb_run: Any, artifacts: Sequence[Artifact], uses: bool) -> None:
+        """`Run.use_artifact` refuses to work offline, though the record that it sends online can be kept and sent
+        later; so that record is made here."""
         import wandb
 
-        for uses, artifacts in ((True, inputs(run, cell)), (False, outputs(run, cell))):
-            for artifact in artifacts:
-                sent = wandb.Artifact(
-                    artifact.name, artifact.kind, metadata={"made_from": artifact.made_from}
-                )
-                path = write_description(self._folder, artifact)
-                sent.add_file(str(path), name="description.json", policy="immutable", skip_cache=True)
-                wandb_run._log_artifact(sent, is_user_created=True, use_after_commit=uses)
+        for artifact in artifacts:
+            sent = wandb.Artifact(artifact.name, artifact.kind, metadata={"made_from": artifact.made_from})
+            path = write_description(self._folder, artifact)
+            sent.add_file(str(path), name="description.json", policy="immutable", skip_cache=True)
+            wandb_run._log_artifact(sent, is_user_created=True, use_after_commit=uses)
 
     def _familiar(self, run: RecordedRun) -> Familiarity | None:
         """Old and new users and items of the judged days, read once; None where the data set is not there."""
@@ -207,8 +228,8 @@ class WandbTracker:
             self._known_familiar = run.split, None if isinstance(found, str) else found
         return self._known_familiar[1]
 
-    def _tags(self, cell: Cell) -> list[str]:
-        tags = (keys.tag(cell.role, cell.model), cell.vertical, cell.channel, self._architecture(cell))
+    def _tags(self, cell: Cell, job: str) -> list[str]:
+        tags = (keys.tag(job, cell.model), cell.vertical, cell.channel, self._architecture(cell))
         return [tag[: keys.TAG_LENGTH] for tag in tags]
 
     def _architecture(self, cell: Cell) -> str:

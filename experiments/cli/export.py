@@ -3,7 +3,8 @@
     distill export runs/demo feed_dlrm --channel ah --precision int8
     distill score runs/demo/exports/feed_dlrm-feed-ah-0-int8 rows.parquet
 
-The folder is compared with the trained student before it is kept; its MODEL_CARD.md says how well it agrees.
+The folder is compared with the trained student before it is kept; its MODEL_CARD.md says how well it agrees. W&B gets
+a run that leads from the student to the export.
 """
 
 from __future__ import annotations
@@ -35,10 +36,11 @@ def run(args: argparse.Namespace) -> int:
     run_folder = folder(args.folder)
     import experiments.catalog  # noqa: F401  fills the registries
     from experiments.exporting import choose, shown, why_not_compiled, write_export
+    from experiments.tracking import open_tracker
     from students.export.trace import compiler
 
     chosen = choose(run_folder, args.student, args.vertical, args.channel, args.seed)
-    cell = chosen.cell
+    cell, tracker = chosen.cell, open_tracker(chosen.experiment, (run_folder / "config.yaml").read_text())
     name = f"{cell.model}-{cell.vertical}-{cell.channel}-{chosen.seed}-{args.precision}"
     target = args.to or run_folder / "exports" / name
     compiled = compiler() is not None and not args.no_compile
@@ -47,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     )
     command += f" --seed {chosen.seed} --precision {args.precision}"
     parity = write_export(chosen, target, args.precision, compiled, command)
+    tracker.exported(cell, chosen.seed, target)
     print(f"Compared with the trained student on {parity.rows} rows: {shown(parity)}")
     if not compiled:
         print(f"Not compiled: {why_not_compiled()}")

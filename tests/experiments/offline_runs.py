@@ -1,12 +1,17 @@
-"""Reads offline W&B runs back with W&B's own reader."""
+"""Records offline W&B runs, and reads them back with W&B's own reader."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from distill.cells import Cell, read_cells
+from distill.config import ExperimentConfig, WandbConfig
+from experiments.tracking import RUNS, Tracker, open_tracker
 
 Records = list[dict[str, Any]]
 
@@ -41,3 +46,29 @@ def header(records: Records) -> dict[str, Any]:
 def artifacts(records: Records) -> list[dict[str, Any]]:
     """Artifacts that the run used or logged."""
     return [record["artifact"] for record in records if record["type"] == "artifact"]
+
+
+@dataclass
+class FakeExperiment:
+    """What the tracker asks of an experiment."""
+
+    folder: Path
+    config: ExperimentConfig
+    config_hash: str = "c0ffee"
+
+
+def tracker_of(folder: Path, enabled: bool = True) -> Tracker:
+    config = ExperimentConfig(name="synthetic", wandb=WandbConfig(enabled=enabled, project="test"))
+    return open_tracker(FakeExperiment(folder, config), (folder / "config.yaml").read_text())
+
+
+def cell_of(folder: Path, **fields: str) -> Cell:
+    return next(
+        c for c in read_cells(folder / "cells.csv") if all(getattr(c, n) == v for n, v in fields.items())
+    )
+
+
+def records_of(folder: Path, cell: Cell) -> Records:
+    run_id = json.loads((folder / RUNS).read_text())[cell.cell_id]["id"]
+    (found,) = (folder / "wandb").glob(f"offline-run-*-{run_id}")
+    return inspect(found)

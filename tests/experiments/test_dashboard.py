@@ -19,9 +19,8 @@ from distill.cells import read_cells
 from distill.config import ExperimentConfig, WandbConfig
 from experiments.__main__ import main
 from experiments.tracking import RUNS, open_tracker
-from tests.experiments.offline_runs import Records, header, history, inspect, summary
+from tests.experiments.offline_runs import FakeExperiment, Records, header, history, inspect, summary
 from tests.experiments.synthetic_run import VERTICALS, write_synthetic_run
-from tests.experiments.test_tracking import FakeExperiment
 from tests.experiments.wandb_server import KEY, wandb_server
 
 PROJECT = Path(__file__).parents[2]

@@ -2,46 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from distill.cells import Cell, read_cells
-from distill.config import ExperimentConfig, WandbConfig
 from distill.errors import UserError
 from distill.predictions import read_predictions
 from distill.results import SCORE_COLUMNS, read_results
-from experiments.tracking import RUNS, NoTracker, Tracker, open_tracker
-from tests.experiments.offline_runs import Records, artifacts, header, history, inspect, summary
+from experiments.tracking import RUNS, NoTracker
+from tests.experiments.offline_runs import (
+    Records,
+    cell_of,
+    header,
+    history,
+    inspect,
+    records_of,
+    summary,
+    tracker_of,
+)
 from tests.experiments.synthetic_run import NOISE, write_synthetic_run
-
-
-@dataclass
-class FakeExperiment:
-    """What the tracker asks of an experiment."""
-
-    folder: Path
-    config: ExperimentConfig
-    config_hash: str = "c0ffee"
-
-
-def tracker_of(folder: Path, enabled: bool = True) -> Tracker:
-    config = ExperimentConfig(name="synthetic", wandb=WandbConfig(enabled=enabled, project="test"))
-    return open_tracker(FakeExperiment(folder, config), (folder / "config.yaml").read_text())
-
-
-def cell_of(folder: Path, **fields: str) -> Cell:
-    return next(
-        c for c in read_cells(folder / "cells.csv") if all(getattr(c, n) == v for n, v in fields.items())
-    )
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +37,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tracker.start(cell)
         tracker.finish(cell)
     return folder
-
-
-def records_of(folder: Path, cell: Cell) -> Records:
-    run_id = json.loads((folder / RUNS).read_text())[cell.cell_id]["id"]
-    (found,) = (folder / "wandb").glob(f"offline-run-*-{run_id}")
-    return inspect(found)
 
 
 @pytest.fixture(scope="module")
@@ -172,42 +151,6 @@ def test_teacher_has_curves_of_every_vertical(run: Path) -> None:
     assert {"feed/click/ne", "reels/click/ne", "stories/conversion/auc"} <= set(point)
 
 
-def test_lineage_leads_from_the_data_over_the_log_to_the_student(tmp_path: Path) -> None:
-    folder = write_synthetic_run(
-        tmp_path / "run", noise={"teacher": 0.2, "none": 0.75, "ah": 0.5}, seeds=(0,)
-    )
-    teacher, student = cell_of(folder, role="teacher"), cell_of(folder, vertical="feed", channel="ah")
-    for cell in (teacher, student):
-        (folder / "checkpoints" / cell.cell_id / "0" / "model.safetensors").write_bytes(b"parameters")
-    day = folder / "teacher_log" / "0" / "lag-1" / "day-0003.json"
-    day.parent.mkdir(parents=True)
-    day.write_text(json.dumps({"checksum": "abc"}))
-    for cell in (teacher, student):
-        tracker_of(folder).finish(cell)
-    data, model, log = "data-simulator", f"model-gem-all-none-{teacher.cell_id}", f"log-gem-{teacher.cell_id}"
-    mine = f"model-deepfm-feed-ah-{student.cell_id}"
-    found = {
-        cell: [(a["name"], a["type"], a.get("use_after_commit", False)) for a in described(folder, cell)]
-        for cell in (teacher, student)
-    }
-    assert found[teacher] == [(data, "dataset", True), (model, "model", False), (log, "teacher_log", False)]
-    assert found[student] == [(data, "dataset", True), (log, "teacher_log", True), (mine, "model", False)]
-    written = {path.stem: json.loads(path.read_text()) for path in (folder / "wandb" / "artifacts").iterdir()}
-    assert {name: content["made_from"] for name, content in written.items()} == {
-        data: [],
-        model: [data],
-        log: [model],
-        mine: [data, log],
-    }
-    assert written[mine]["sha256"] == {"0": hashlib.sha256(b"parameters").hexdigest()}
-    assert written[log]["sha256"] == {"0/lag-1": {"day-0003": "abc"}}
-
-
-def described(folder: Path, cell: Cell) -> list[dict[str, Any]]:
-    """Artifacts of a cell's run, apart from those that hold its tables."""
-    return [a for a in artifacts(records_of(folder, cell)) if a["type"] != "run_table"]
-
-
 def test_floor_has_scores_but_no_curve(tmp_path: Path) -> None:
     folder = write_synthetic_run(tmp_path / "run", noise={**NOISE, "floor": 0.6}, seeds=(0,))
     cell = cell_of(folder, role="floor")
@@ -267,7 +210,7 @@ def test_unknown_mode_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_online_without_a_key_is_refused_before_training(run: Path) -> None:
-    module = "tests.experiments.test_tracking"
+    module = "tests.experiments.offline_runs"
     code = f"import sys, pathlib, {module} as t; t.tracker_of(pathlib.Path(sys.argv[1]))"
     environment = {**os.environ, "WANDB_MODE": "online", "HOME": str(run), "NETRC": str(run / "none")}
     done = subprocess.run(
