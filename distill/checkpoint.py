@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from distill.distributed.share import is_first
@@ -19,8 +20,8 @@ from distill.errors import UserError
 from distill.protocols import Architecture
 from distill.tensor_file import open_tensors, write_tensors
 
-CHANNELS = "channels."
-"""Before the names of tensors that are no part of the model."""
+CHANNELS, TABLES = "channels.", "tables."
+"""Before the names of tensors that are no part of the model, and of those of its embedding tables."""
 
 
 def save_model(
@@ -60,13 +61,62 @@ def load_model(
     Raises:
         UserError: no such file, one that is damaged, or its tensors are not those of the model.
     """
+    tensors, meta = _read(path)
+    _take_over(_parts(model, channels), tensors, path)
+    return meta
+
+
+def start_model(model: Architecture, path: Path, channels: Mapping[str, nn.Module]) -> None:
+    """Begin with the parameters of a model that was trained before, on data with fewer ids perhaps.
+
+    A table keeps the file's rows and moments, in their places; rows beyond them stay as the model was built.
+
+    Args:
+        model: the architecture, built with the same settings but for the rows of its tables.
+        path: what `save_model` wrote.
+        channels: by name; those that the file holds are read as well.
+
+    Raises:
+        UserError: as of `load_model`; a table that has fewer rows than the file.
+    """
+    tensors, _ = _read(path)
+    held = {
+        name: part
+        for name, part in channels.items()
+        if any(tensor.startswith(f"{CHANNELS}{name}.") for tensor in tensors)
+    }
+    own = model.state_dict()
+    grown = {
+        name: _grown(own[name], tensor, name, path)
+        for name, tensor in tensors.items()
+        if name.startswith(TABLES) and name in own and own[name].shape[1:] == tensor.shape[1:]
+    }
+    _take_over(_parts(model, held), tensors | grown, path)
+
+
+def _grown(own: Tensor, found: Tensor, name: str, path: Path) -> Tensor:
+    """The file's rows, then those that it does not have."""
+    if len(found) > len(own):
+        feature = name.removeprefix(TABLES).rpartition(".")[0]
+        raise UserError(
+            f"start: {name}: got {len(found)} rows in {path}, allowed: at most {len(own)}, as the data have. A table "
+            f"may grow, but loses no id: give '{feature}' at least {len(found)} values in the data's schema."
+        )
+    return torch.cat([found, own[len(found) :]])
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts of a file."""
     if not path.is_file():
         raise UserError(
             f"checkpoint: no file {path}. Train the model first (`distill teacher` or `distill run`)."
         )
     with open_tensors(path) as file:
-        tensors, meta = {name: file.tensor(name) for name in file.keys()}, file.meta
-    parts = _parts(model, channels)
+        return {name: file.tensor(name) for name in file.keys()}, file.meta
+
+
+def _take_over(parts: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Load tensors into the parts whose names they begin with."""
     states = {prefix: part.state_dict() for prefix, part in parts.items()}
     own = {prefix + name: tensor for prefix, state in states.items() for name, tensor in state.items()}
     asked = tuple(prefix for prefix in parts if prefix)
@@ -74,7 +124,6 @@ def load_model(
     _refuse_other_shapes(own, found, path)
     for prefix, part in parts.items():
         part.load_state_dict({name: found[prefix + name] for name in states[prefix]})
-    return meta
 
 
 def _parts(model: Architecture, channels: Mapping[str, nn.Module] | None) -> dict[str, nn.Module]:

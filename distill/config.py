@@ -9,6 +9,10 @@ from typing import Any, Literal
 
 DelayedLabels = Literal["matured", "weighted", "final"]
 
+OMITTED = {"omitted": True}
+"""Of a field that came after there were runs: a config does not speak of it where it has its default, so that the hash
+and the resolved config of such a run stay what they were."""
+
 
 @dataclass
 class DataConfig:
@@ -104,6 +108,10 @@ class TeacherConfig:
             data, their labels from the future.
         compute: precision and compilation.
         representation: what the teacher log keeps beside the logits; null for nothing.
+        start: file of a model of this shape that was trained before, relative to the current directory; `{seed}` in it
+            stands for the seed. Training begins with its parameters, rows and the rows' moments; Adam's moments of the
+            dense parameters begin anew. Tables may have more rows than there, for new ids: those begin as in any
+            training. null to begin anew.
     """
 
     name: str = "gem"
@@ -117,6 +125,12 @@ class TeacherConfig:
     delayed_labels: DelayedLabels = "matured"
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     representation: RepresentationConfig | None = None
+    start: str | None = field(default=None, metadata=OMITTED)
+
+
+def of_seed(start: str, seed: int) -> str:
+    """The file that `start` of a teacher names for a seed."""
+    return start.replace("{seed}", str(seed))
 
 
 @dataclass

@@ -91,7 +91,12 @@ def build(config_class: type, content: Mapping[str, Any]) -> Any:
 def to_plain(value: Any) -> Any:
     """Dataclasses, tuples and enums as the dicts, lists and scalars that YAML writes."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        plain = {}
+        for field in dataclasses.fields(value):
+            of_field = getattr(value, field.name)
+            if not (field.metadata.get("omitted") and of_field == field.default):
+                plain[field.name] = to_plain(of_field)
+        return plain
     if isinstance(value, dict):
         return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

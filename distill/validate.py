@@ -20,7 +20,13 @@ from distill.registry import CHANNELS, SOURCES
 from distill.schema import FeatureSchema
 from distill.strict_yaml import KeyPath
 from distill.structured import build
-from distill.validate_models import check_against_schema, check_sampling, check_student, check_teacher
+from distill.validate_models import (
+    check_against_schema,
+    check_sampling,
+    check_start,
+    check_student,
+    check_teacher,
+)
 from distill.validate_schedule import check_schedule
 from distill.validate_transfer import check_domain_teachers, check_needs
 
@@ -61,8 +67,11 @@ def check_experiment(config: ExperimentConfig, findings: Findings) -> FeatureSch
     _check_folder(config.output, ("output",), findings)
     _check_folder(config.data.cache, ("data", "cache"), findings)
     schema = _check_data(config.data, findings)
+    for index, domain_teacher in enumerate(config.domain_teachers):
+        check_start(domain_teacher, config.seeds, ("domain_teachers", index), findings)
     if config.teacher is not None:
         check_teacher(config.teacher, ("teacher",), findings)
+        check_start(config.teacher, config.seeds, ("teacher",), findings)
     elif not config.students:
         findings.add(("students",), "no student and no teacher", "a teacher, students or both")
     _check_channel_sets(config, findings)

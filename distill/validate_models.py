@@ -19,6 +19,7 @@ from distill.config import (
     RepresentationConfig,
     StudentConfig,
     TeacherConfig,
+    of_seed,
 )
 from distill.findings import Findings, show
 from distill.registry import STUDENTS, TEACHERS, Registry
@@ -34,6 +35,15 @@ def check_teacher(teacher: TeacherConfig, path: KeyPath, findings: Findings) -> 
     _check_model(TEACHERS, teacher, path, findings)
     if teacher.representation is not None:
         _check_representation(teacher.representation, (*path, "representation"), findings)
+
+
+def check_start(teacher: TeacherConfig, seeds: list[int], path: KeyPath, findings: Findings) -> None:
+    """The models that a teacher begins with are there."""
+    if teacher.start is None:
+        return
+    for file in dict.fromkeys(of_seed(teacher.start, seed) for seed in seeds):
+        if "\0" in file or not Path(file).is_file():
+            findings.add((*path, "start"), f"'{file}'", f"an existing file, relative to {Path.cwd()}")
 
 
 def check_domain_teacher(teacher: DomainTeacherConfig, path: KeyPath, findings: Findings) -> None:

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,9 +14,16 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from distill.cells import Cell
-from distill.checkpoint import save_model
+from distill.checkpoint import save_model, start_model
 from distill.checkpoints import Checkpoints, CheckpointStore
-from distill.config import ComputeConfig, DelayedLabels, OptimizerConfig, StudentConfig, TeacherConfig
+from distill.config import (
+    ComputeConfig,
+    DelayedLabels,
+    OptimizerConfig,
+    StudentConfig,
+    TeacherConfig,
+    of_seed,
+)
 from distill.dataset import DataSet
 from distill.delay import label_rule
 from distill.distributed import is_first, process_number, refuse_together
@@ -48,11 +56,13 @@ class Settings:
     optimizer: OptimizerConfig
     compute: ComputeConfig
     delayed_labels: DelayedLabels
+    start: str | None = None
 
     @staticmethod
     def of(model: TeacherConfig | StudentConfig, optimizer: OptimizerConfig | None = None) -> Settings:
         """Those of a model; with another optimiser when one is given."""
-        return Settings(optimizer or model.optimizer, model.compute, model.delayed_labels)
+        start = model.start if isinstance(model, TeacherConfig) else None
+        return Settings(optimizer or model.optimizer, model.compute, model.delayed_labels, start)
 
 
 class Clock:
@@ -109,7 +119,7 @@ class Training:
         plan, rows = with_rows(experiment, cell, plan)
         others = rows_from_others(experiment, plan.train, self.supply)
         rows = {day: own + others.get(day, 0) for day, own in rows.items()}
-        self.start_at_base_rates(plan.train[0])
+        self._start(plan.train[0])
         recorder, settings = PredictionRecorder(), self.settings
         module = DistillModule(model, self.channels, settings.optimizer, recorder, settings.compute)
         days = self.days()
@@ -188,6 +198,12 @@ class Training:
         parts: list[Architecture | Channel] = [self.model, *self.channels.values()]
         for part in parts:
             part.set_base_rates(rates)
+
+    def _start(self, day: int) -> None:
+        """Where `start` of the config says, or at the rates of the first day."""
+        self.start_at_base_rates(day)
+        if self.settings.start is not None:
+            start_model(self.model, Path(of_seed(self.settings.start, self.seed)), self.channels)
 
     def _begin_day(self, day: int) -> None:
         for channel in self.channels.values():

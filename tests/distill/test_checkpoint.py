@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickletools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,14 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from distill.checkpoint import file_hash, load_model, save_model
+from distill.checkpoint import file_hash, load_model, save_model, start_model
 from distill.config import OptimizerConfig
 from distill.dataset import DataSet
 from distill.errors import UserError
 from distill.module import DistillModule
+from distill.schema import FeatureSchema, SparseFeature
 from tests.distill.full_disk import full_disk
-from tests.distill.prepared_data import write_small
+from tests.distill.prepared_data import ITEMS, write_small
 from tests.distill.tiny_training import Memory, Tiny, changed, days_of, one_by_one, state, train
 
 
@@ -196,3 +198,51 @@ def test_channel_of_other_shapes_is_refused_by_the_tensors_name(
     with pytest.raises(UserError, match=message):
         load_model(loaded, tmp_path / "model.safetensors", channels)
     assert changed(before, state(loaded) | state(channels["extra"])) == set()
+
+
+def with_items(schema: FeatureSchema, items: int) -> FeatureSchema:
+    return replace(schema, sparse={**schema.sparse, "item_id": SparseFeature("item_id", items, "item")})
+
+
+def test_a_model_starts_where_another_ended_and_has_rows_for_new_ids(
+    data: DataSet, model: Tiny, tmp_path: Path
+) -> None:
+    path = tmp_path / "day-0002.safetensors"
+    save_model(model, path, {}, beside(1))
+    grown, channels = Tiny(with_items(data.schema, ITEMS + 3), seed=5), beside(2)
+    fresh = state(grown)
+    start_model(grown, path, channels)
+    found, saved = state(grown), state(model)
+    for part, new in (("weight", fresh["tables.item_id.weight"][ITEMS:]), ("momentum", torch.zeros(3))):
+        name = f"tables.item_id.{part}"
+        assert torch.equal(found[name], torch.cat([saved[name], new]))
+    assert changed(saved, found | {name: saved[name] for name in saved if "item_id" in name}) == set()
+    assert changed(state(beside(1)["extra"]), state(channels["extra"])) == set()
+    batch = next(iter(days_of(data)(3, False)))
+    assert torch.equal(model(batch).logits, grown(batch).logits)
+
+
+def test_a_channel_that_the_file_does_not_hold_begins_anew(
+    data: DataSet, model: Tiny, tmp_path: Path
+) -> None:
+    save_model(model, tmp_path / "a.safetensors", {})
+    channels = beside(2)
+    start_model(Tiny(data.schema), tmp_path / "a.safetensors", channels)
+    assert changed(state(beside(2)["extra"]), state(channels["extra"])) == set()
+
+
+def test_a_table_that_would_shrink_is_refused_by_name(data: DataSet, model: Tiny, tmp_path: Path) -> None:
+    save_model(model, tmp_path / "a.safetensors", {})
+    smaller = Tiny(with_items(data.schema, ITEMS - 1))
+    before = state(smaller)
+    with pytest.raises(
+        UserError, match=r"tables\.item_id\.\w+: got 7 rows .*at most 6.*give 'item_id' at least 7 values"
+    ):
+        start_model(smaller, tmp_path / "a.safetensors", {})
+    assert changed(before, state(smaller)) == set()
+
+
+def test_a_start_of_other_layers_is_refused_by_name(data: DataSet, tmp_path: Path) -> None:
+    save_model(Wider(data.schema), tmp_path / "a.safetensors", {})
+    with pytest.raises(UserError, match=r"head\.bias: got \(5,\), allowed: \(2,\)"):
+        start_model(Tiny(with_items(data.schema, ITEMS + 1)), tmp_path / "a.safetensors", {})
