@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+import experiments.catalog  # noqa: F401  fills the registries
 from distill.cells import Cell, read_cells
 from distill.load_config import load_config
 from distill.progress import NoProgress
