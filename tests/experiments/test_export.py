@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from experiments.exporting import Parity, choose, refuse
 from experiments.pipeline.build import build_student
 from experiments.pipeline.run import open_experiment
 from students.export import Export
+from tests.experiments.bare_environment import make_environment
 from tests.experiments.tiny_experiment import write_days, write_experiment
 
 BARE = Path(__file__).parents[2] / "experiments" / "examples" / "score_bare.py"
@@ -88,14 +88,24 @@ def test_score_gives_the_expected_logits(export: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(scored[name].to_numpy(), expected[name].to_numpy(), rtol=1e-6, atol=1e-6)
 
 
-def test_bare_example_gives_the_same(export: Path) -> None:
-    blocked = (
-        "import sys, runpy; sys.modules.update(dict.fromkeys(('distill', 'torchrec', 'fbgemm_gpu', 'students')));"
-        "runpy.run_path(sys.argv[0])"
-    )
-    code = f"import sys; sys.argv = sys.argv[1:]; {blocked}"
-    command = [sys.executable, "-c", code, str(BARE), str(export), str(export / "example.parquet")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/")
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Python of an environment with what the example needs, and no more."""
+    return make_environment(tmp_path_factory.mktemp("bare") / "environment", ["torch", "numpy", "pyarrow"])
+
+
+def run_bare(python: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([python, "-I", *arguments], capture_output=True, text=True, cwd="/")
+
+
+@pytest.mark.parametrize("package", ["distill", "students", "torchrec", "fbgemm_gpu"])
+def test_bare_environment_has_nothing_of_the_project(bare: Path, package: str) -> None:
+    assert f"No module named '{package}'" in run_bare(bare, "-c", f"import {package}").stderr
+
+
+def test_bare_example_gives_the_same(bare: Path, export: Path) -> None:
+    done = run_bare(bare, BARE, export, export / "example.parquet")
+    assert done.returncode == 0, done.stderr
     rows = np.array([line.split() for line in done.stdout.splitlines()], np.float32)
     expected = pq.read_table(export / "expected.parquet")
     columns = [expected[name].to_numpy() for name in expected.column_names]
