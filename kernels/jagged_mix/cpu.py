@@ -21,35 +21,31 @@ def forward(values: Tensor, matrices: Tensor, offsets: Tensor) -> Tensor:
     """Y_t = v_t A_b: values [T, M], matrices [B, M, D], offsets int64 [B + 1] to [T, D]."""
     tokens, mixed = values.shape
     return _weighted_sums(
-        matrices.flatten(0, 1), _table_rows(offsets, tokens, mixed), _bags(tokens, mixed), values
+        matrices.flatten(0, 1), _table_rows(offsets, tokens, mixed), _bags(tokens, mixed), values.flatten()
     )
 
 
 def backward(grad: Tensor, values: Tensor, matrices: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     """dv_t = A_b dY_t, and dA_b = sum over the row's tokens of v_t dY_t, from dY [T, D]."""
     (tokens, mixed), grad = values.shape, grad.contiguous()
-    token_of = torch.arange(tokens)
     d_values = weights_backward(
         grad,
         matrices.flatten(0, 1),
         _table_rows(offsets, tokens, mixed),
         _bags(tokens, mixed)[:-1],
-        token_of.repeat_interleave(mixed),
+        torch.arange(tokens).repeat_interleave(mixed),
         _SUM,
         _NO_PADDING,
     ).view(tokens, mixed)
-    # Bags in the order of M, then B: each runs over the tokens of its row once more.
-    starts = (offsets[:-1] + tokens * torch.arange(mixed).unsqueeze(1)).flatten()
-    starts = torch.cat([starts, starts.new_tensor([mixed * tokens])])
-    d_matrices = _weighted_sums(grad, token_of.repeat(mixed), starts, values.t())
-    return d_values, d_matrices.view(mixed, *matrices.shape[::2]).transpose(0, 1).contiguous()
+    # A call for each of the M: one for all of them would write down and read the tokens M times.
+    places = torch.arange(tokens)
+    of_numbers = [_weighted_sums(grad, places, offsets, weights) for weights in values.t().contiguous()]
+    return d_values, torch.stack(of_numbers, 1)
 
 
 def _weighted_sums(table: Tensor, rows: Tensor, bags: Tensor, weights: Tensor) -> Tensor:
-    """Per bag, the sum of the table's rows in it: rows int64 [n], bags their offsets, weights n in any shape."""
-    return embedding_bag(
-        rows, table, bags, mode="sum", include_last_offset=True, per_sample_weights=weights.reshape(-1)
-    )
+    """Per bag, the sum of the table's rows in it: rows int64 [n], bags their offsets, weights [n]."""
+    return embedding_bag(rows, table, bags, mode="sum", include_last_offset=True, per_sample_weights=weights)
 
 
 def _table_rows(offsets: Tensor, tokens: int, mixed: int) -> Tensor:
