@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.linalg import vecdot
 from torch.nn import functional
 
+from kernels.multitask_distillation.given import Given
 from kernels.multitask_distillation.reference import soft_labels
 
 PIECE = 2**14
@@ -60,55 +61,21 @@ class Piece(NamedTuple):
         return torch.addcmul(self.shift, self.scale, self.logits)
 
 
-def forward(
-    logits: Tensor,
-    labels: Tensor | None,
-    label_weights: Tensor | None,
-    teacher_logits: Tensor | None,
-    teacher_weights: Tensor | None,
-    adapter_scale: Tensor | None,
-    adapter_shift: Tensor | None,
-    soft_weight: float,
-    logit_weight: float,
-    label_scaling: float,
-) -> Tensor:
-    """Losses [N].
-
-    Args:
-        logits: [N, B, k].
-        labels, teacher_logits: [L, B, k]; None without their terms.
-        label_weights, teacher_weights: [L, B, k], c of each row.
-        adapter_scale, adapter_shift: [L, k].
-        soft_weight, logit_weight: factors on c in the teacher's terms; 0 leaves one out.
-        label_scaling: factor on the teacher's probability.
-    """
-    teacher = teacher_logits, teacher_weights, soft_weight, logit_weight, label_scaling
-    terms, losses = _terms(labels, label_weights, *teacher), logits.new_zeros(len(logits))
-    for piece in _pieces(logits, terms, adapter_scale, adapter_shift):
+def forward(given: Given) -> Tensor:
+    """Losses [N]."""
+    losses = given.logits.new_zeros(len(given.logits))
+    for piece in _pieces(given):
         for term in piece.terms:
             losses[piece.members] += _loss(term, piece.seen_by(term))
     return losses
 
 
-def backward(
-    grad: Tensor,
-    logits: Tensor,
-    labels: Tensor | None,
-    label_weights: Tensor | None,
-    teacher_logits: Tensor | None,
-    teacher_weights: Tensor | None,
-    adapter_scale: Tensor | None,
-    adapter_shift: Tensor | None,
-    soft_weight: float,
-    logit_weight: float,
-    label_scaling: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def backward(grad: Tensor, given: Given) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the logits [N, B, k], of the adapters' scale and shift [L, k] (empty without), from that [N]."""
-    teacher = teacher_logits, teacher_weights, soft_weight, logit_weight, label_scaling
-    terms, tasks = _terms(labels, label_weights, *teacher), logits.shape[2]
+    logits, tasks = given.logits, given.logits.shape[2]
     dz = torch.empty_like(logits, memory_format=torch.contiguous_format)
     adapter = [logits.new_zeros(len(logits), tasks) for _ in range(2)]
-    for piece in _pieces(logits, terms, adapter_scale, adapter_shift):
+    for piece in _pieces(given):
         factors = grad[piece.members].unsqueeze(1)
         total = dz.flatten(1)[piece.members, piece.places].zero_()
         for term in piece.terms:
@@ -118,8 +85,8 @@ def backward(
                     d[piece.members] += x.unflatten(1, (-1, tasks)).sum(1)
                 slope *= piece.scale
             total += slope
-    d_scale, d_shift = (_shared(d, x) for d, x in zip(adapter, (adapter_scale, adapter_shift), strict=True))
-    return dz, d_scale, d_shift
+    d_scale, d_shift = adapter
+    return dz, _shared(d_scale, given.adapter_scale), _shared(d_shift, given.adapter_shift)
 
 
 def _shared(gradient: Tensor, of: Tensor | None) -> Tensor:
@@ -145,37 +112,30 @@ def _slope(term: Term, z: Tensor) -> Tensor:
     return z.sigmoid().sub_(term.targets).mul_(term.weights)
 
 
-def _terms(
-    labels: Tensor | None,
-    label_weights: Tensor | None,
-    teacher_logits: Tensor | None,
-    teacher_weights: Tensor | None,
-    soft_weight: float,
-    logit_weight: float,
-    label_scaling: float,
-) -> list[Term]:
+def _terms(given: Given) -> list[Term]:
     terms = []
-    if labels is not None and label_weights is not None:
-        terms.append(Term("label", label_weights.flatten(1), labels.flatten(1)))
-    if teacher_logits is not None and teacher_weights is not None:
-        weights, teacher = teacher_weights.flatten(1), teacher_logits.flatten(1)
-        if soft_weight:
-            terms.append(Term("soft", soft_weight * weights, soft_labels(teacher, label_scaling)))
-        if logit_weight:
-            terms.append(Term("logit", logit_weight * weights, teacher))
+    if given.labels is not None and given.label_weights is not None:
+        terms.append(Term("label", given.label_weights.flatten(1), given.labels.flatten(1)))
+    if given.teacher_logits is not None and given.teacher_weights is not None:
+        weights, teacher = given.teacher_weights.flatten(1), given.teacher_logits.flatten(1)
+        if given.soft_weight:
+            terms.append(Term("soft", given.soft_weight * weights, soft_labels(teacher, given.label_scaling)))
+        if given.logit_weight:
+            terms.append(Term("logit", given.logit_weight * weights, teacher))
     return terms
 
 
-def _pieces(logits: Tensor, terms: list[Term], scale: Tensor | None, shift: Tensor | None) -> Iterator[Piece]:
+def _pieces(given: Given) -> Iterator[Piece]:
     """All numbers of all models; a piece ends with a row."""
-    models, rows, tasks = logits.shape
+    models, rows, tasks = given.logits.shape
+    terms, adapter = _terms(given), (given.adapter_scale, given.adapter_shift)
     length = max(min(PIECE // tasks, rows), 1)
     abreast = max(PIECE // (length * tasks), 1)
-    flat = logits.flatten(1).contiguous()
+    flat = given.logits.flatten(1).contiguous()
     for first_model in range(0, models, abreast):
         members = slice(first_model, first_model + abreast)
         own = [Term(kind, _of(c, members), _of(y, members)) for kind, c, y in terms]
-        scales, shifts = (None if x is None else _of(x, members).repeat(1, length) for x in (scale, shift))
+        scales, shifts = (None if x is None else _of(x, members).repeat(1, length) for x in adapter)
         for first in range(0, rows * tasks, length * tasks):
             at = slice(first, min(first + length * tasks, rows * tasks))
             parts = [Term(kind, c[:, at], y[:, at]) for kind, c, y in own]

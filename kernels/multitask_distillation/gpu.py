@@ -17,60 +17,38 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.multitask_distillation.given import Given
+
 NUMBERS = 512
 """Of a program's block, about: four for each thread of four warps."""
 
 
-def forward(
-    logits: Tensor,
-    labels: Tensor | None,
-    label_weights: Tensor | None,
-    teacher_logits: Tensor | None,
-    teacher_weights: Tensor | None,
-    adapter_scale: Tensor | None,
-    adapter_shift: Tensor | None,
-    soft_weight: float,
-    logit_weight: float,
-    label_scaling: float,
-) -> Tensor:
+def forward(given: Given) -> Tensor:
     """As `kernels.multitask_distillation.cpu.forward`; float32."""
-    options = constants(logits.shape[2], soft_weight, logit_weight)
-    parts = triton.cdiv(logits.shape[1], options["BR"])
-    losses = logits.new_empty(len(logits), parts, dtype=torch.float32)
-    signals = _pair(labels, label_weights), _pair(teacher_logits, teacher_weights)
-    given = _given(logits, *signals, _pair(adapter_scale, adapter_shift))
+    models, rows, tasks = given.logits.shape
+    options = constants(tasks, given.soft_weight, given.logit_weight)
+    parts = triton.cdiv(rows, options["BR"])
+    losses = given.logits.new_empty(models, parts, dtype=torch.float32)
     if losses.numel():
-        sizes = logits.shape[1], parts, soft_weight, logit_weight, label_scaling
-        forward_kernel[(parts, len(logits))](*given, losses, *sizes, **options)
+        forward_kernel[(parts, models)](*_read(given), losses, rows, parts, *_factors(given), **options)
     return losses.sum(1)
 
 
-def backward(
-    grad: Tensor,
-    logits: Tensor,
-    labels: Tensor | None,
-    label_weights: Tensor | None,
-    teacher_logits: Tensor | None,
-    teacher_weights: Tensor | None,
-    adapter_scale: Tensor | None,
-    adapter_shift: Tensor | None,
-    soft_weight: float,
-    logit_weight: float,
-    label_scaling: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def backward(grad: Tensor, given: Given) -> tuple[Tensor, Tensor, Tensor]:
     """As `kernels.multitask_distillation.cpu.backward`."""
-    options = constants(logits.shape[2], soft_weight, logit_weight)
-    parts = triton.cdiv(logits.shape[1], options["BR"])
-    dz = torch.empty_like(logits, memory_format=torch.contiguous_format)
-    adapter = adapter_scale, adapter_shift
-    size = (len(logits), parts, logits.shape[2])
-    sums = [x.new_empty(size) if x is not None and soft_weight else None for x in adapter]
-    signals = _pair(labels, label_weights), _pair(teacher_logits, teacher_weights)
+    models, rows, tasks = given.logits.shape
+    options = constants(tasks, given.soft_weight, given.logit_weight)
+    parts = triton.cdiv(rows, options["BR"])
+    dz = torch.empty_like(given.logits, memory_format=torch.contiguous_format)
+    adapter = given.adapter_scale, given.adapter_shift
+    size = (models, parts, tasks)
+    sums = [x.new_empty(size) if x is not None and given.soft_weight else None for x in adapter]
     if dz.numel():
-        given = _given(logits, *signals, _pair(*adapter))
-        sizes = logits.shape[1], parts, soft_weight, logit_weight, label_scaling
-        backward_kernel[(parts, len(logits))](grad.contiguous(), *given, dz, *sums, *sizes, **options)
-    d_scale, d_shift = (_summed(part, x, logits) for part, x in zip(sums, adapter, strict=True))
+        written = dz, *sums
+        backward_kernel[(parts, models)](
+            grad.contiguous(), *_read(given), *written, rows, parts, *_factors(given), **options
+        )
+    d_scale, d_shift = (_summed(part, x, given.logits) for part, x in zip(sums, adapter, strict=True))
     return dz, d_scale, d_shift
 
 
@@ -84,12 +62,19 @@ def _pair(first: Tensor | None, second: Tensor | None) -> tuple[Tensor | None, T
     return first, second, first.stride(0) if len(first) > 1 else 0
 
 
-def _given(
-    logits: Tensor, *pairs: tuple[Tensor | None, Tensor | None, int]
-) -> tuple[Tensor | int | None, ...]:
-    """The kernels' first arguments: tensors, then the distances."""
+def _read(given: Given) -> tuple[Tensor | int | None, ...]:
+    """What the kernels read: tensors, then the distances."""
+    pairs = (
+        _pair(given.labels, given.label_weights),
+        _pair(given.teacher_logits, given.teacher_weights),
+        _pair(given.adapter_scale, given.adapter_shift),
+    )
     tensors = [tensor for first, second, _ in pairs for tensor in (first, second)]
-    return logits.contiguous(), *tensors, *(step for _, _, step in pairs)
+    return given.logits.contiguous(), *tensors, *(step for _, _, step in pairs)
+
+
+def _factors(given: Given) -> tuple[float, float, float]:
+    return given.soft_weight, given.logit_weight, given.label_scaling
 
 
 def _summed(parts: Tensor | None, like: Tensor | None, logits: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kernels.multitask_distillation import cpu, reference
+from kernels.multitask_distillation.given import SCHEMA, Given
 from kernels.multitask_distillation.reference import at_least_float32, row_weights
 from kernels.triton_path import check_gpu, on_device_of
 
@@ -48,8 +49,7 @@ def multitask_distillation(
     Args:
         logits: z, [B, k], or [N, B, k] of N models that share all else; float32, float16,
             bfloat16, on a CPU also float64. The gradient reaches these and a and b alone.
-        labels: y, [B, k], labels, probabilities or unbiased estimates of labels; their range is not checked. With N
-            models also [N, B, k], each its own.
+        labels: y, [B, k], labels, probabilities or unbiased estimates of labels; their range is not checked.
         label_mask: bool [B, k], the rows that count for a task. What stands elsewhere weighs 0 and must be finite.
         teacher_logits, teacher_mask: t and its mask, as labels and theirs.
         task_weights: w, [k]; None for 1.
@@ -149,15 +149,15 @@ def _check_signal(
 ) -> None:
     """Values and mask of a term that is wanted."""
     shape, device = logits.shape[-2:], logits.device
-    for label, tensor, shapes in ((name, values, (shape, logits.shape)), (mask_name, mask, (shape,))):
+    for label, tensor in ((name, values), (mask_name, mask)):
         if tensor is None:
             raise ValueError(
                 f"{label}: got None, allowed: {tuple(shape)}, because a term that needs it has a weight"
             )
-        if tensor.shape not in shapes or tensor.device != device:
+        if tensor.shape != shape or tensor.device != device:
             raise ValueError(
                 f"{label}: got shape {tuple(tensor.shape)} on '{tensor.device}', "
-                f"allowed: {' or '.join(dict.fromkeys(str(tuple(s)) for s in shapes))} on '{device}', as the logits"
+                f"allowed: {tuple(shape)} on '{device}', as the logits"
             )
     if mask is not None and mask.dtype != torch.bool:
         raise ValueError(f"{mask_name}: got {mask.dtype}, allowed: torch.bool")
@@ -182,12 +182,11 @@ def _check_per_task(
 def _signal(
     values: Tensor | None, mask: Tensor | None, task_weights: Tensor | None, weight: float, dtype: torch.dtype
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Values [L, B, k] and row weights c [1, B, k] as the operator takes them; None without their term."""
+    """Values and row weights c as the operator takes them, [1, B, k]; None without their term."""
     if not weight or values is None or mask is None:
         return None, None
     weights = row_weights(mask, task_weights, weight, dtype)
-    values = values.detach().to(dtype)
-    return values if values.dim() == 3 else values.unsqueeze(0), weights.to(dtype).unsqueeze(0)
+    return values.detach().to(dtype).unsqueeze(0), weights.to(dtype).unsqueeze(0)
 
 
 def _path(logits: Tensor) -> ModuleType:
@@ -200,22 +199,16 @@ def _path(logits: Tensor) -> ModuleType:
     return cpu
 
 
-@torch.library.custom_op("gem_distill::multitask_distillation", mutates_args=(), device_types=tuple(DTYPES))
-def fused(
-    logits: Tensor,
-    labels: Tensor | None,
-    label_weights: Tensor | None,
-    teacher_logits: Tensor | None,
-    teacher_weights: Tensor | None,
-    adapter_scale: Tensor | None,
-    adapter_shift: Tensor | None,
-    soft_weight: float,
-    logit_weight: float,
-    label_scaling: float,
-) -> Tensor:
-    signals = labels, label_weights, teacher_logits, teacher_weights, adapter_scale, adapter_shift
-    with on_device_of(logits):
-        return _path(logits).forward(logits, *signals, soft_weight, logit_weight, label_scaling)
+@torch.library.custom_op(
+    "gem_distill::multitask_distillation",
+    mutates_args=(),
+    device_types=tuple(DTYPES),
+    schema=f"({SCHEMA}) -> Tensor",
+)
+def fused(*arguments: Any) -> Tensor:
+    given = Given(*arguments)
+    with on_device_of(given.logits):
+        return _path(given.logits).forward(given)
 
 
 @fused.register_fake
@@ -224,30 +217,24 @@ def _(logits: Tensor, *others: Any) -> Tensor:
 
 
 @torch.library.custom_op(
-    "gem_distill::multitask_distillation_backward", mutates_args=(), device_types=tuple(DTYPES)
+    "gem_distill::multitask_distillation_backward",
+    mutates_args=(),
+    device_types=tuple(DTYPES),
+    schema=f"(Tensor grad, {SCHEMA}) -> (Tensor, Tensor, Tensor)",
 )
-def fused_backward(
-    grad: Tensor,
-    logits: Tensor,
-    labels: Tensor | None,
-    label_weights: Tensor | None,
-    teacher_logits: Tensor | None,
-    teacher_weights: Tensor | None,
-    adapter_scale: Tensor | None,
-    adapter_shift: Tensor | None,
-    soft_weight: float,
-    logit_weight: float,
-    label_scaling: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    signals = labels, label_weights, teacher_logits, teacher_weights, adapter_scale, adapter_shift
-    with on_device_of(logits):
-        return _path(logits).backward(grad, logits, *signals, soft_weight, logit_weight, label_scaling)
+def fused_backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    given = Given(*arguments)
+    with on_device_of(given.logits):
+        return _path(given.logits).backward(grad, given)
 
 
 @fused_backward.register_fake
-def _(grad: Tensor, logits: Tensor, *others: Any) -> tuple[Tensor, ...]:
-    adapter = (grad.new_empty(0 if x is None else x.shape) for x in others[4:6])
-    return logits.new_empty(logits.shape), *adapter
+def _(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    given = Given(*arguments)
+    adapter = (
+        grad.new_empty(0 if x is None else x.shape) for x in (given.adapter_scale, given.adapter_shift)
+    )
+    return given.logits.new_empty(given.logits.shape), *adapter
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
