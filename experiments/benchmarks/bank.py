@@ -42,7 +42,7 @@ from experiments.benchmarks.stream import machine
 ROOT = Path(__file__).parents[2]
 TESTED = (
     "kernels/test_wide_tables",
-    *(f"students/test_bank{part}" for part in ("", "_days", "_freezing", "_members", "_rows")),
+    *(f"students/test_bank{part}" for part in ("", "_adapter", "_days", "_freezing", "_members", "_rows")),
 )
 COLUMNS = (
     "members",
@@ -170,7 +170,7 @@ def main() -> int:
     parser.add_argument("--members", type=int, nargs="*", default=[1, 4, 16, 64, 256], help="sizes of banks")
     parser.add_argument("--networks", nargs="*", default=["64-32", "256-128"], help="widths of the MLP")
     parser.add_argument("--batch", type=int, default=128, help="examples per step")
-    parser.add_argument("--most", type=int, default=32, help="members that are stepped at once")
+    parser.add_argument("--most", type=int, default=64, help="members that are stepped at once")
     parser.add_argument("--repeats", type=int, default=3, help="trainings per figure")
     parser.add_argument("--save", action="store_true", help="write experiments/results/bank_<machine>.csv")
     parser.add_argument("--one", choices=["separate", "bank"], help=argparse.SUPPRESS)

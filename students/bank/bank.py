@@ -24,7 +24,8 @@ from students.bank.adam import BankAdam
 from students.bank.heap import keep_freed_memory
 from students.bank.losses import StackedChannel, losses
 from students.bank.members import Member, gather
-from students.bank.stacked import FoldedEvents, stack
+from students.bank.stacked import FoldedEvents
+from students.bank.trunk import Given, fold, pooled_by_tables, trunk_of
 from students.base import Student
 from students.deepfm import DeepFM
 
@@ -57,10 +58,10 @@ class Bank(nn.Module):
         members = gather(makes)
         student = members.first
         self.size, self.settings = len(makes), members.settings
-        self.history_length, self.pooling = student.history_length, _pooled_by_tables(student)
+        self.history_length, self.pooling = student.history_length, pooled_by_tables(student)
         self.tables = members.tables
-        given = _Given()
-        self.trunk = _trunk(student, members.stacked(), given, self.pooling is not None)
+        given = Given()
+        self.trunk = trunk_of(student, members.stacked(), given, self.pooling is not None)
         self._given = given
         # A subclass may do anything in its forward pass.
         self._fused = type(student) is DeepFM and not (self.history_length and self.pooling is None)
@@ -186,7 +187,7 @@ class Bank(nn.Module):
             assert isinstance(self.trunk, DeepFM)
             features = embedded.features.view(self.size, -1, *embedded.features.shape[-2:])
             return deepfm.output(self.trunk, features, folded)
-        self._given.embedded = _fold(embedded)
+        self._given.embedded = fold(embedded)
         return self.trunk(folded)
 
     def _optimizers(self) -> dict[str, BankAdam]:
@@ -212,7 +213,7 @@ class Bank(nn.Module):
         if not healthy.any():
             return
         rows = healthy.repeat_interleave(len(batch))
-        embedded, folded = _fold(self._look_up(batch)), self._folded(batch)
+        embedded, folded = fold(self._look_up(batch)), self._folded(batch)
         factor = probe.factor_of(embedded, rows)
         embedded = probe.scaled(embedded, factor)
         member = int(healthy.nonzero()[0])
@@ -262,44 +263,3 @@ class Bank(nn.Module):
 
 
 _COLUMNS = ("example_id", "user_id", "timestamp", "domain")
-
-
-class _Given(nn.Module):
-    """Stands where a student has its tables: what was looked up is set before the student asks for it."""
-
-    embedded: Embedded
-
-    def forward(self, *ids: object) -> Embedded:
-        return self.embedded
-
-
-def _fold(embedded: Embedded) -> Embedded:
-    """Features [N * B, F, D] and events [N * T, D]."""
-    features, events = embedded.features, embedded.events
-    return Embedded(
-        features.reshape(-1, *features.shape[-2:]),
-        None if events is None else events.reshape(-1, events.size(-1)),
-    )
-
-
-def _pooled_by_tables(student: Student) -> str | None:
-    """How the history is pooled, where the look-up can do it; None without, or where the student reads the events."""
-    of_base = all(
-        getattr(getattr(student, name), "__func__", None) is getattr(Student, name) for name in _READING
-    )
-    whole = student.own_history == student.history_length and not student.extra_fields
-    return student.history_pooling if of_base and whole else None
-
-
-_READING = ("fields", "look_up", "own_events", "given_fields")
-"""What of a student lies between the look-up and its layers."""
-
-
-def _trunk(student: Student, tensors: Mapping[str, Tensor], given: _Given, pooled: bool) -> Student:
-    """The student with stacked layers, reading what is given to it."""
-    student.tables = given  # type: ignore[assignment]
-    if pooled:  # one more feature, to it
-        student.history_length, student.history_pooling = 0, None
-    stacked = stack(student, tensors)
-    assert isinstance(stacked, Student)
-    return stacked
