@@ -86,12 +86,15 @@ class Checkpoints(L.Callback):
     Attributes:
         stops: holds signals back until the state is saved.
         seconds, cpu_seconds: that earlier processes spent on what this one goes on from.
+        made: how many were made in this process.
+        saving: wall time that this took, s.
     """
 
     def __init__(self, store: CheckpointStore, config: CheckpointConfig):
         self.store, self.config = store, config
         self.stops = Stops()
         self.seconds = self.cpu_seconds = 0.0
+        self.made, self.saving = 0, 0.0
         self._clocks = time.perf_counter(), time.process_time()
         self._written, self._cost = time.monotonic(), 0.0
         self._found: Found | None = None
@@ -207,3 +210,4 @@ class Checkpoints(L.Callback):
         self.store.write(facts, training, metrics, capture_own(module))
         self._written = time.monotonic()
         self._cost = self._written - began
+        self.made, self.saving = self.made + 1, self.saving + self._cost

@@ -131,7 +131,14 @@ class Training:
         with seeded(self.seed, "training" if is_first() else f"training.{process_number()}"):
             reports = fit(module, DayData(days, plan), callback, checkpoints)
         wall, cpu = clock.read()
-        self.leave_behind(recorder, cost, reports, wall + checkpoints.seconds, cpu + checkpoints.cpu_seconds)
+        self.leave_behind(
+            recorder,
+            cost,
+            reports,
+            wall + checkpoints.seconds,
+            cpu + checkpoints.cpu_seconds,
+            checkpoints={"made": checkpoints.made, "seconds": checkpoints.saving},
+        )
         checkpoints.store.remove()
 
     def days(self) -> Callable[[int, bool], IterableDataset]:
