@@ -19,6 +19,10 @@ from kernels.jagged_attention.blocks import Group, groups, heads_first, unwritte
 
 flash = torch._scaled_dot_product_flash_attention_for_cpu
 flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+LONG_FORWARD, QUERIES = 768, 512
+"""From 768 queries on torch takes 256 of them at a time, not 64: their scores leave the caches. So it gets fewer."""
+LONG_BACKWARD, KEYS = 512, 256
+"""From so many queries and keys on a backward pass over runs of keys is faster, as its scores stay in the caches."""
 
 
 def forward(
@@ -51,9 +55,7 @@ def forward(
     for group in groups(q_offsets, k_offsets, causal, window):
         queries, keys = group.queries, group.keys
         plain_causal, mask = _seen(group, causal, window, q.dtype)
-        part, part_lse = flash(
-            queries.take(q), keys.take(k), keys.take(v), 0.0, plain_causal, attn_mask=mask, scale=scale
-        )
+        part, part_lse = _attend(queries.take(q), keys.take(k), keys.take(v), plain_causal, mask, scale)
         queries.put(to_out, part)
         queries.put(to_lse, part_lse)
     return out, lse
@@ -81,14 +83,47 @@ def backward(
         queries, keys = group.queries, group.keys
         saved = (queries.take(q), keys.take(k), keys.take(v), queries.take(out), queries.take(lse))
         plain_causal, mask = _seen(group, causal, window, q.dtype)
-        part_dq, part_dk, part_dv = flash_backward(
-            queries.take(grad), *saved, 0.0, plain_causal, attn_mask=mask, scale=scale
-        )
+        part_dq, part_dk, part_dv = _attend_backward(queries.take(grad), *saved, plain_causal, mask, scale)
         queries.put(to_dq, part_dq)
         write = keys.add if window else keys.put
         write(to_dk, part_dk)
         write(to_dv, part_dv)
     return dq, dk, dv
+
+
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, causal: bool, mask: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Flash attention and its log-sum-exp, of long rows in runs of queries where these are alike."""
+    if causal or mask is not None or q.shape[2] < LONG_FORWARD:
+        return flash(q, k, v, 0.0, causal, attn_mask=mask, scale=scale)
+    runs = [flash(run, k, v, 0.0, False, scale=scale) for run in q.split(QUERIES, 2)]
+    out, lse = (torch.cat(parts, 2) for parts in zip(*runs, strict=True))
+    return out, lse
+
+
+def _attend_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    causal: bool,
+    mask: Tensor | None,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v, of long rows in runs of keys where these are alike."""
+    # The sum over runs would round a bfloat16 gradient of q once more.
+    short = min(q.shape[2], k.shape[2]) < LONG_BACKWARD or q.dtype == torch.bfloat16
+    if causal or mask is not None or short:
+        return flash_backward(grad, q, k, v, out, lse, 0.0, causal, attn_mask=mask, scale=scale)
+    runs = [
+        flash_backward(grad, q, *run, out, lse, 0.0, False, scale=scale)
+        for run in zip(k.split(KEYS, 2), v.split(KEYS, 2), strict=True)
+    ]
+    dq, dk, dv = zip(*runs, strict=True)
+    return torch.stack(dq).sum(0), torch.cat(dk, 2), torch.cat(dv, 2)
 
 
 def lse_dtype(q: Tensor) -> torch.dtype:

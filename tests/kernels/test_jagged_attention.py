@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from kernels.jagged_attention import cpu_activations, jagged_attention
+from kernels.jagged_attention import cpu, cpu_activations, jagged_attention
 from kernels.jagged_attention.blocks import groups
 from kernels.jagged_attention.reference import jagged_attention as reference
 from tests.kernels.jagged_attention_cases import (
@@ -110,6 +110,20 @@ def test_cross_attention_to_long_rows_equals_reference(activation: str) -> None:
     keys = sum(OTHER_LENGTHS)
     inputs = [draw(sum(LENGTHS)), draw(keys, seed=1), draw(keys, seed=2)]
     assert_equals_reference(inputs, offsets_of(LENGTHS), offsets_of(OTHER_LENGTHS), activation=activation)
+
+
+@pytest.mark.parametrize(
+    ("keys", "causal"),
+    [(LENGTHS, False), (LENGTHS, True), (OTHER_LENGTHS, False)],
+    ids=["self", "causal", "cross"],
+)
+def test_rows_that_are_taken_in_runs_equal_reference(
+    keys: list[int], causal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("LONG_FORWARD", 7), ("QUERIES", 5), ("LONG_BACKWARD", 7), ("KEYS", 3)):
+        monkeypatch.setattr(cpu, name, value)
+    inputs = [draw(sum(LENGTHS)), draw(sum(keys), seed=1), draw(sum(keys), seed=2)]
+    assert_equals_reference(inputs, offsets_of(LENGTHS), offsets_of(keys), causal=causal)
 
 
 @pytest.mark.parametrize("activation", ["softmax", "gelu"])
