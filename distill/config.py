@@ -247,6 +247,27 @@ class CheckpointConfig:
 
 
 @dataclass
+class ShardingConfig:
+    """How the processes of one torchrun share the teacher; unused where one process trains it. Apart from `group`, none
+    of it changes results beyond rounding.
+
+    Attributes:
+        tables: how an embedding table is shared: row_wise, every process holds an equal range of its rows; table_wise,
+            one process holds all of it; data_parallel, every process holds a copy (small tables).
+        kinds: tables, by their feature, that are shared in another way than `tables` says.
+        group: processes that hold all tables between them; every such group has a copy, and copies are averaged after
+            each step (2-D sparse parallelism; CUDA only). 0 for all processes, and no copies.
+        dense: the other parameters: ddp, every process holds a copy; fsdp2, a part of them and of their optimiser's
+            state, gathered while it is needed.
+    """
+
+    tables: str = "row_wise"
+    kinds: dict[str, str] = field(default_factory=dict)
+    group: int = 0
+    dense: Literal["ddp", "fsdp2"] = "ddp"
+
+
+@dataclass
 class ExperimentConfig:
     """One experiment: data, teachers, students, channels, schedule.
 
@@ -266,6 +287,7 @@ class ExperimentConfig:
         floor: also score a logistic regression on smoothed rates of earlier days; the teacher must beat it.
         wandb: recording.
         checkpoint: checkpoints within a training.
+        sharding: how several processes share the teacher.
         workers: processes that train seeds and students side by side; 0 for one per core.
         threads: torch threads per process.
         bank: students of one shape, surface and seed that are trained as one at most, where their channels allow it
@@ -285,6 +307,7 @@ class ExperimentConfig:
     floor: bool = False
     wandb: WandbConfig = field(default_factory=WandbConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    sharding: ShardingConfig = field(default_factory=ShardingConfig)
     workers: int = 0
     threads: int = 1
     bank: int = 1

@@ -29,6 +29,7 @@ import kernels.jagged_mix.flops
 import kernels.norm_ffn.flops
 import kernels.wukong_fm.flops  # noqa: F401  they register their formulas
 from distill.batch import Batch
+from distill.distributed.dense import is_split
 from distill.protocols import Architecture
 from kernels.embedding import Embedded, EmbeddingTables
 
@@ -65,7 +66,8 @@ class Flops:
 def count(model: Architecture, batch: Batch) -> Flops:
     """Count the FLOPs of one training step by doing it once beside the model.
 
-    Parameters, tables, gradients, buffers, optimisers and random generators are afterwards what they were, bit by bit.
+    Parameters, tables, gradients, buffers, optimisers and random generators are afterwards what they were, bit by bit;
+    only a model whose parameters are split among processes has no gradients then.
 
     Args:
         model: any architecture, in training mode or not.
@@ -75,13 +77,30 @@ def count(model: Architecture, batch: Batch) -> Flops:
         The batch's FLOPs.
     """
     step = _Step(model)
-    tensors = {name: p.detach().requires_grad_(p.requires_grad) for name, p in step.named_parameters()}
-    tensors |= {name: buffer.clone() for name, buffer in step.named_buffers()}
+    counted = _split if is_split(model) else _apart
     device = batch.example_id.device
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]), _tables_apart(model):
-        forward, backward = functional_call(step, tensors, (batch,))
+        forward, backward = counted(step, batch)
     events = 0 if batch.history is None else batch.history.item.numel()
     return Flops(forward, backward, len(batch), events)
+
+
+def _apart(step: _Step, batch: Batch) -> tuple[int, int]:
+    """FLOPs forward and backward, on tensors that stand in for the model's."""
+    tensors = {name: p.detach().requires_grad_(p.requires_grad) for name, p in step.named_parameters()}
+    tensors |= {name: buffer.clone() for name, buffer in step.named_buffers()}
+    return functional_call(step, tensors, (batch,))
+
+
+def _split(step: _Step, batch: Batch) -> tuple[int, int]:
+    """The same of a model whose parameters are gathered for a pass, so that nothing can stand in for them."""
+    buffers = {name: buffer.clone() for name, buffer in step.named_buffers()}
+    found = step(batch)
+    for parameter in step.parameters():
+        parameter.grad = None
+    for name, buffer in step.named_buffers():
+        buffer.copy_(buffers[name])
+    return found
 
 
 class _Step(nn.Module):

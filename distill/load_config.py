@@ -30,6 +30,9 @@ from distill.structured import build, checked, to_plain
 from distill.validate import check_experiment
 from distill.validate_models import architecture_by_content, check_student, check_teacher
 
+NO_RESULT = ("checkpoint", "sharding")
+"""Settings that may change on the way: what is trained stays the same."""
+
 
 @dataclass(frozen=True)
 class LoadedConfig:
@@ -57,8 +60,8 @@ class LoadedConfig:
 
     @cached_property
     def config_hash(self) -> str:
-        """sha256 (hex) of the resolved config, keys sorted; a user's own architecture enters by its text, checkpoints
-        within a training not at all."""
+        """sha256 (hex) of the resolved config, keys sorted; a user's own architecture enters by its text,
+        `NO_RESULT` not at all."""
         config = copy.deepcopy(self.config)
         models: list[TeacherConfig | StudentConfig] = [*config.domain_teachers, *config.students]
         if config.teacher is not None:
@@ -66,7 +69,8 @@ class LoadedConfig:
         for model in models:
             model.architecture = architecture_by_content(model.architecture)
         plain = to_plain(config)
-        del plain["checkpoint"]
+        for key in NO_RESULT:
+            del plain[key]
         canonical = yaml.safe_dump(plain, sort_keys=True, width=110, allow_unicode=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 

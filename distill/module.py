@@ -15,8 +15,9 @@ from torch.distributed.checkpoint.stateful import Stateful
 from distill.batch import Batch
 from distill.compute import forward_of
 from distill.config import ComputeConfig, OptimizerConfig
+from distill.distributed.dense import keep_state_whole, whole
 from distill.distributed.share import Share, mean_of_all, share_of_labels
-from distill.errors import NonFiniteError
+from distill.errors import NonFiniteError, UserError
 from distill.flops import count
 from distill.lean import with_signature
 from distill.losses import label_loss, sampled_logits
@@ -104,6 +105,24 @@ class DistillModule(L.LightningModule):
         self._count("loss_labels", loss)
         return loss
 
+    def on_fit_start(self) -> None:
+        """Refuse what fused tables, which step in every backward pass, would not see.
+
+        Raises:
+            UserError: Lightning is to clip gradients, or to add up those of several batches.
+        """
+        trainer = self.trainer
+        if trainer.accumulate_grad_batches != 1:
+            raise UserError(
+                f"accumulate_grad_batches: got {trainer.accumulate_grad_batches}, allowed: 1, because tables step in "
+                "every backward pass. Raise optimizer.batch_size instead"
+            )
+        if trainer.gradient_clip_val:
+            raise UserError(
+                f"gradient_clip_val: got {trainer.gradient_clip_val}, allowed: none, because tables have stepped "
+                "before anything is clipped. Set optimizer.clip_norm, which clips the dense parameters alone"
+            )
+
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         try:
             loss.backward(*args, **kwargs)
@@ -115,7 +134,7 @@ class DistillModule(L.LightningModule):
             return
         # Each part by itself: a channel's own gradient must not shrink the student's.
         for part in self._optimized():
-            norm = torch.nn.utils.clip_grad_norm_(part, self.settings.clip_norm)
+            norm = whole(torch.nn.utils.clip_grad_norm_(part, self.settings.clip_norm))
             if not torch.isfinite(norm):
                 raise NonFiniteError(
                     f"norm of the dense gradient is {norm.item()} {self._place()}. {_ADVICE}"
@@ -128,7 +147,11 @@ class DistillModule(L.LightningModule):
         parameters = [parameter for part in self._optimized() for parameter in part]
         settings = self.settings
         kind = torch.optim.AdamW if settings.weight_decay else torch.optim.Adam
-        return kind(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+        optimizer = kind(
+            parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+        keep_state_whole(optimizer)
+        return optimizer
 
     def _optimized(self) -> list[Iterable[nn.Parameter]]:
         """Parameters of the model, and of each channel those that no optimiser of its own trains."""

@@ -28,6 +28,7 @@ from distill.validate_models import (
     check_teacher,
 )
 from distill.validate_schedule import check_schedule
+from distill.validate_sharding import check_sharding
 from distill.validate_transfer import check_domain_teachers, check_needs
 
 NONE = "none"
@@ -80,6 +81,7 @@ def check_experiment(config: ExperimentConfig, findings: Findings) -> FeatureSch
     _check_delayed_labels(config, findings)
     check_schedule(config.schedule, (schema.n_days or None) if schema else None, findings)
     _check_fit(config, schema, findings)
+    check_sharding(config, schema, findings)
     check_needs(config, schema, findings)
     return schema
 

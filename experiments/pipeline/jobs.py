@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from distill.cells import Cell
 from distill.checkpoint import save_model
-from distill.config import StudentConfig
+from distill.config import ShardingConfig, StudentConfig
+from distill.errors import UserError
 from distill.progress import Progress
 from distill.protocols import Architecture, Channel
 from experiments.pipeline.build import build_autoencoder, build_model, build_student
@@ -13,6 +17,8 @@ from experiments.pipeline.experiment import Experiment
 from experiments.pipeline.streams import streams
 from experiments.pipeline.supply import Supply, open_supply
 from experiments.pipeline.training import Settings, Training, is_current, with_rows
+from kernels.embedding import sharded
+from kernels.table_sharding import Sharding, ShardingError
 
 
 def is_done(experiment: Experiment, cell: Cell, seed: int) -> bool:
@@ -31,7 +37,8 @@ def train_teacher(experiment: Experiment, cell: Cell, seed: int, progress: Progr
     supply = Supply()
     channels: dict[str, Channel] = {}
     if cell == experiment.teacher_cell:
-        model = build_model(cell.role, config, config.optimizer, schema, seed, experiment.base)
+        with tables_shared(experiment.config.sharding):
+            model = build_model(cell.role, config, config.optimizer, schema, seed, experiment.base)
     else:
         sets = experiment.channels_of(cell)
         model, channels = build_student(config, sets, config.optimizer, schema, seed, experiment.base)
@@ -46,6 +53,20 @@ def train_teacher(experiment: Experiment, cell: Cell, seed: int, progress: Progr
         experiment, cell, seed, model, {**channels, **autoencoder}, Settings.of(config), supply
     )
     training.run(experiment.schedule.teacher_plan(), progress, snapshot)
+
+
+@contextmanager
+def tables_shared(config: ShardingConfig) -> Iterator[None]:
+    """Inside, the teacher is built, with its tables shared among processes as its experiment says.
+
+    Raises:
+        UserError: they cannot be shared so.
+    """
+    try:
+        with sharded(Sharding(config.tables, config.kinds, config.group)):
+            yield
+    except ShardingError as error:
+        raise UserError(str(error)) from error
 
 
 def train_student(

@@ -14,7 +14,7 @@ from distill.config import StudentConfig, TeacherConfig
 from distill.dataset import prepare
 from distill.errors import UserError
 from distill.files import atomic_path
-from distill.load_config import LoadedConfig
+from distill.load_config import NO_RESULT, LoadedConfig
 from distill.progress import Progress
 from distill.schedule import Schedule
 from experiments.pipeline import jobs, logs, past
@@ -210,13 +210,13 @@ def _claim(folder: Path, loaded: LoadedConfig) -> None:
 
 
 def _settings(text: str) -> Any:
-    """Of a resolved config, those that decide what is trained: how often it is saved may change on the way."""
+    """Of a resolved config, those that decide what is trained."""
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError:
         return text
     return (
-        {key: value for key, value in content.items() if key != "checkpoint"}
+        {key: value for key, value in content.items() if key not in NO_RESULT}
         if isinstance(content, dict)
         else text
     )

@@ -26,7 +26,7 @@ from distill.config import (
 )
 from distill.dataset import DataSet
 from distill.delay import label_rule
-from distill.distributed import is_first, process_number, refuse_together
+from distill.distributed import is_first, process_number, processes, refuse_together, split_dense
 from distill.errors import UserError
 from distill.files import atomic_path
 from distill.module import DistillModule
@@ -124,6 +124,8 @@ class Training:
         module = DistillModule(model, self.channels, settings.optimizer, recorder, settings.compute)
         days = self.days()
         cost = model_cost(model, days(counted_day(experiment.schedule, plan), False))
+        if processes() > 1 and experiment.config.sharding.dense == "fsdp2":
+            split_dense(model)
         title = f"{cell.model} {cell.vertical} {cell.channel} seed {self.seed}"
         callback = DayCallback(plan, progress, rows, title, after_day, self._begin_day)
         checkpoints = checkpoints_of([self], plan)

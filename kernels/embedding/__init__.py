@@ -6,19 +6,16 @@
 from __future__ import annotations
 
 from kernels.embedding import quiet  # noqa: F401  before the first KeyedJaggedTensor
-from kernels.embedding.placement import KINDS, NOT_COLUMN_WISE, Sharding, sharded
+from kernels.embedding.placement import sharded
 from kernels.embedding.process_group import ensure_process_group
 from kernels.embedding.tables import Embedded, EmbeddingTables, dense_parameters
 from kernels.embedding.wide import WideTables
 from kernels.embedding.wide_bags import History
 
 __all__ = [
-    "KINDS",
-    "NOT_COLUMN_WISE",
     "Embedded",
     "EmbeddingTables",
     "History",
-    "Sharding",
     "WideTables",
     "dense_parameters",
     "ensure_process_group",

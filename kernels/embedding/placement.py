@@ -1,10 +1,4 @@
-"""Which process holds which table's rows, when several processes train one model.
-
-| kind          | rows of a table              | a look-up exchanges          | an update exchanges                   |
-|---------------|------------------------------|------------------------------|---------------------------------------|
-| row_wise      | an equal range in each       | ids and embeddings           | gradients of embeddings               |
-| table_wise    | all in one process           | ids and embeddings           | gradients of embeddings               |
-| data_parallel | all in every one (a copy)    | nothing                      | the gradient of all rows, so few rows |
+"""Which process holds which table's rows, when several processes train one model (`kernels.table_sharding`).
 
 Row-wise and table-wise tables are sharded by torchrec's DistributedModelParallel on an explicit plan. No planner
 searches for one: a search that fails in one process leaves the others waiting for its answer.
@@ -16,50 +10,18 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
-ROW_WISE, TABLE_WISE, DATA_PARALLEL = "row_wise", "table_wise", "data_parallel"
-KINDS = (ROW_WISE, TABLE_WISE, DATA_PARALLEL)
-NOT_COLUMN_WISE = (
-    "column_wise splits rows, and row-wise AdaGrad divides by the mean square of a whole row's gradient: every piece "
-    "would have a moment of its own, which is another algorithm"
-)
+from kernels.embedding.keys import KEYS
+from kernels.table_sharding import KINDS, ROW_WISE, TABLE_WISE, Sharding, ShardingError
+
 _MESSAGE_BYTES = 1_000
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Sharding:
-    """How tables are shared among processes; one process alone holds everything whatever is asked for.
-
-    Attributes:
-        tables: kind of every table without one of its own.
-        kinds: feature to the kind of its table.
-        group: processes that hold all sharded tables between them; each such group has a copy, and copies are
-            averaged after every step (2-D sparse parallelism, CUDA only). 0: all processes are one group.
-    """
-
-    tables: str = ROW_WISE
-    kinds: Mapping[str, str] = field(default_factory=dict)
-    group: int = 0
-
-    def __post_init__(self) -> None:
-        for name, kind in (
-            ("tables", self.tables),
-            *((f"kinds.{name}", k) for name, k in self.kinds.items()),
-        ):
-            if kind not in KINDS:
-                reason = f", because {NOT_COLUMN_WISE}" if kind == "column_wise" else ""
-                raise ValueError(f"sharding.{name}: got '{kind}', allowed: {', '.join(KINDS)}{reason}")
-
-    def kind_of(self, feature: str) -> str:
-        """One of KINDS."""
-        return self.kinds.get(feature, self.tables)
 
 
 @dataclass(frozen=True)
@@ -86,7 +48,7 @@ def sharded(sharding: Sharding) -> Iterator[None]:
     """Tables that are made inside are shared in this way, so that no architecture has to know of processes.
 
     Raises:
-        ValueError: at the end, a kind was asked for a feature of which no table was made.
+        ShardingError: at the end, a kind was asked for a feature of which no table was made.
     """
     made: set[str] = set()
     token = _asked.set((sharding, made))
@@ -96,7 +58,7 @@ def sharded(sharding: Sharding) -> Iterator[None]:
         _asked.reset(token)
     for feature in sharding.kinds:
         if feature not in made:
-            raise ValueError(
+            raise ShardingError(
                 f"sharding.kinds: got '{feature}', allowed: {', '.join(sorted(made)) or 'nothing'}"
             )
 
@@ -109,14 +71,16 @@ def parts(tables: Mapping[str, int], device: torch.device) -> list[Part]:
         device: where the tables live.
 
     Raises:
-        ValueError: the processes cannot share them so; in every process, when one of them says it, or plans otherwise
-            than the others.
+        ShardingError: the processes cannot share them so; in every process, when one of them says it, or is to plan
+            otherwise than the others.
     """
     sharding, made = _asked.get() or (Sharding(), set())
     made.update(tables)
     if dist.get_world_size() == 1:
         return [Part(ROW_WISE, {0: tuple(tables)})]
-    return together(lambda: _planned(tables, sharding, device), f"{sharding} of {dict(tables)}")
+    return together(
+        lambda: _planned(tables, sharding, device), f"{sharding} of {dict(tables)} by {len(KEYS)} keys"
+    )
 
 
 def together(plan: Callable[[], T], facts: str) -> T:
@@ -129,20 +93,20 @@ def together(plan: Callable[[], T], facts: str) -> T:
         facts: what it is computed from; the same in all processes.
 
     Raises:
-        ValueError: in all of them, with the message of the first that failed, or when the facts differ.
+        ShardingError: in all of them, with the message of the first that failed, or when the facts differ.
     """
     found, said = None, ""
     try:
         found = plan()
-    except ValueError as error:
+    except ShardingError as error:
         said = str(error)
     failures = [text for text in _texts(said) if text]
     if failures:
-        raise ValueError(failures[0])
+        raise ShardingError(failures[0])
     if len(set(_texts(hashlib.sha256(facts.encode()).hexdigest()))) > 1:
-        raise ValueError(
-            f"tables: process {dist.get_rank()} has {facts}, another one has others; allowed: the same settings and "
-            "data in all processes"
+        raise ShardingError(
+            f"tables: process {dist.get_rank()} has {facts}, another one has others; allowed: the same settings, "
+            "data and make of processor in all of them"
         )
     assert found is not None
     return found
@@ -174,11 +138,11 @@ def _group(group: int, processes: int, device: torch.device) -> int:
     if group in (0, processes):
         return 0
     if group < 0 or processes % group:
-        raise ValueError(
+        raise ShardingError(
             f"sharding.group: got {group} with {processes} processes, allowed: 0 or a divisor of {processes}"
         )
     if device.type != "cuda":
-        raise ValueError(
+        raise ShardingError(
             f"sharding.group: got {group} with {processes} processes on '{device.type}', allowed: 0 or {processes}. "
             "Copies of a group of processes (2-D sparse parallelism) are torchrec's DMPCollection, which runs on CUDA "
             "only"

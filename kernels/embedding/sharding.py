@@ -18,8 +18,8 @@ from torchrec.distributed.sharding_plan import construct_module_sharding_plan, r
 from torchrec.distributed.types import ShardingEnv, ShardingPlan
 
 from kernels.embedding.keys import KEYS
-from kernels.embedding.placement import TABLE_WISE
 from kernels.embedding.process_group import ensure_process_group
+from kernels.table_sharding import TABLE_WISE
 
 
 class ShardedTables:
@@ -61,8 +61,11 @@ class ShardedTables:
         if self._whole is not None:
             (alone,) = ids
             return [self._whole(alone.values(), alone.offsets())]
-        found = self.model(_keyed(self.rows, ids)).to_dict()  # torchrec's own order is that of the shards
-        return [torch.cat([found[key] for key in _keys(owner)], 1) for owner in self.rows]
+        found = self.model(_keyed(self.rows, ids))
+        if found.keys() == [key for owner in self.rows for key in _keys(owner)] and len(self.rows) == 1:
+            return [found.values()]
+        by_name = found.to_dict()  # torchrec's own order is that of the shards
+        return [torch.cat([by_name[key] for key in _keys(owner)], 1) for owner in self.rows]
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """From the next backward pass on."""

@@ -15,10 +15,11 @@ from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
 from kernels.embedding.bags import Layout, gather_bags, padded
-from kernels.embedding.placement import DATA_PARALLEL, Part
+from kernels.embedding.placement import Part
 from kernels.embedding.replica import ReplicatedTable
 from kernels.embedding.sharding import ShardedTables
 from kernels.embedding.substitute import SubstituteTable, is_substituted
+from kernels.table_sharding import DATA_PARALLEL
 
 EPS = 1e-8
 

@@ -54,7 +54,8 @@ class EmbeddingTables(nn.Module):
         device: where the tables live.
 
     Raises:
-        ValueError: an argument outside its range, or the processes cannot share the tables as `sharded` asks.
+        ValueError: an argument outside its range.
+        ShardingError: the processes cannot share the tables as `sharded` asks.
         RuntimeError: a CUDA device without fbgemm's CUDA build, and several processes or no triton.
     """
 

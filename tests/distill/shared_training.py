@@ -14,13 +14,14 @@ import torch
 from distill.batch import Batch
 from distill.config import OptimizerConfig
 from distill.dataset import DataSet
-from distill.distributed import batch_of_share, is_first, processes, rows_of_all
+from distill.distributed import batch_of_share, is_first, processes, rows_of_all, split_dense
 from distill.module import DistillModule
 from distill.protocols import Output
 from distill.schedule import DayPlan
 from distill.stream import DayStream
 from distill.training import DayCallback, DayData, fit
-from kernels.embedding import ensure_process_group
+from kernels.embedding import ensure_process_group, sharded
+from kernels.table_sharding import Sharding
 from tests.distill.tiny_training import Silence, Tiny
 
 BATCH = 8
@@ -41,12 +42,16 @@ class Kept:
         return {"example_id": np.concatenate(self.ids), "logits": np.concatenate(self.logits)}
 
 
-def train_together(data: DataSet, clip_norm: float) -> dict[str, np.ndarray]:
+def train_together(
+    data: DataSet, clip_norm: float, sharding: Sharding | None = None, split: bool = False
+) -> dict[str, np.ndarray]:
     """Train on every day but the last, predicting each next one; what the first process ends with.
 
     Args:
         data: the data set.
         clip_norm: of the dense gradient; 0 for none.
+        sharding: of the tables; None for the usual one.
+        split: whether the dense parameters are split among the processes.
     """
     ensure_process_group()
     rank = torch.distributed.get_rank()
@@ -55,7 +60,10 @@ def train_together(data: DataSet, clip_norm: float) -> dict[str, np.ndarray]:
         size = batch_of_share(BATCH)
         return DayStream(data, day, size, Tiny.features, shard=rank, num_shards=processes())
 
-    model, kept = Tiny(data.schema), Kept()
+    with sharded(sharding or Sharding()):
+        model, kept = Tiny(data.schema), Kept()
+    if split:
+        split_dense(model)
     optimizer = OptimizerConfig(learning_rate=0.01, clip_norm=clip_norm)
     module = DistillModule(model, {}, optimizer, kept)
     plan = DayPlan(
@@ -72,9 +80,9 @@ def train_together(data: DataSet, clip_norm: float) -> dict[str, np.ndarray]:
     )
 
 
-def launch(number: int, folder: Path, out: Path, clip_norm: float) -> dict[str, np.ndarray]:
-    """What `number` processes end with."""
-    run_together(number, _train_and_keep, folder, out, clip_norm)
+def launch(number: int, folder: Path, out: Path, *settings: Any) -> dict[str, np.ndarray]:
+    """What `number` processes end with; the settings are those of `train_together`."""
+    run_together(number, _train_and_keep, folder, out, *settings)
     with np.load(out) as arrays:
         return dict(arrays)
 
@@ -106,7 +114,7 @@ def _one_of(
     torch.distributed.destroy_process_group()  # left standing, gloo's threads abort the process at its end
 
 
-def _train_and_keep(folder: Path, out: Path, clip_norm: float) -> None:
-    found = train_together(DataSet.open(folder), clip_norm)
+def _train_and_keep(folder: Path, out: Path, *settings: Any) -> None:
+    found = train_together(DataSet.open(folder), *settings)
     if is_first():
         np.savez(out, **found)  # type: ignore[arg-type]

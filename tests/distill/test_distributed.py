@@ -19,6 +19,7 @@ from distill.distributed import (
     whole_batch,
 )
 from distill.errors import UserError
+from kernels.table_sharding import Sharding
 from tests.distill.prepared_data import write_small
 from tests.distill.shared_training import launch, train_together
 from tests.distill.tiny_training import Own
@@ -46,11 +47,20 @@ def ne(logits: np.ndarray) -> float:
     return float(loss.mean() / -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate)))
 
 
+ROW_WISE, MIXED = Sharding(), Sharding("table_wise", {"item_id": "data_parallel"})
+
+
+@pytest.mark.parametrize(("sharding", "split"), [(ROW_WISE, False), (MIXED, True)])
 @pytest.mark.parametrize("number", [2, 4])
 def test_processes_together_equal_one(
-    number: int, data: DataSet, alone: dict[str, np.ndarray], tmp_path: Path
+    number: int,
+    sharding: Sharding,
+    split: bool,
+    data: DataSet,
+    alone: dict[str, np.ndarray],
+    tmp_path: Path,
 ) -> None:
-    found = launch(number, data.folder, tmp_path / "found.npz", clip_norm=0.05)
+    found = launch(number, data.folder, tmp_path / "found.npz", 0.05, sharding, split)
 
     assert int(alone["steps"]) >= 50
     for name in alone:

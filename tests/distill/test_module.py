@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from distill.batch import Batch
 from distill.config import OptimizerConfig
 from distill.dataset import DataSet
-from distill.errors import NonFiniteError
+from distill.errors import NonFiniteError, UserError
 from distill.module import DistillModule
 from distill.protocols import Architecture, Output
 from tests.distill.prepared_data import write_small
@@ -272,3 +273,32 @@ def test_its_predictions_are_of_all_rows(data: DataSet) -> None:
     model.negative_sampling = 0.25
     DistillModule(model, {}, OptimizerConfig(), memory).validation_step(batch, 0)
     assert torch.equal(memory.days[1], before)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"accumulate_grad_batches": 2}, "accumulate_grad_batches: got 2, allowed: 1, because tables step"),
+        (
+            {"gradient_clip_val": 0.5},
+            "gradient_clip_val: got 0.5, allowed: none, because tables have stepped",
+        ),
+    ],
+)
+def test_a_trainer_that_would_pass_the_tables_by_is_refused(
+    data: DataSet, setting: dict[str, Any], message: str
+) -> None:
+    model = Tiny(data.schema)
+    before = state(model)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        max_epochs=1,
+        **setting,
+    )
+    with pytest.raises(UserError, match=message):
+        trainer.fit(DistillModule(model, {}, OptimizerConfig(), Memory()), days_of(data)(1, True))
+    assert not changed(before, state(model))

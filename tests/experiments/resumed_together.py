@@ -16,7 +16,7 @@ from distill.batch import Batch
 from distill.checkpoints import Checkpoints, CheckpointStore
 from distill.config import CheckpointConfig, OptimizerConfig
 from distill.dataset import DataSet
-from distill.distributed import batch_of_share, is_first, process_number, processes
+from distill.distributed import batch_of_share, is_first, process_number, processes, split_dense
 from distill.module import DistillModule
 from distill.seeding import seeded
 from distill.stream import DayStream
@@ -38,7 +38,11 @@ class Killed(BaseException):
 
 
 def train(
-    data: DataSet, folder: Path | None = None, at: Callable[[int], None] = lambda calls: None, dropout=0.0
+    data: DataSet,
+    folder: Path | None = None,
+    at: Callable[[int], None] = lambda calls: None,
+    dropout: float = 0.0,
+    split: bool = False,
 ) -> Left:
     """Train as one of all processes, with a checkpoint after every step; what the first one ends with.
 
@@ -47,6 +51,7 @@ def train(
         folder: of the checkpoints; None for none.
         at: called before each batch with the number of batches that were read before it.
         dropout: of the model.
+        split: whether the dense parameters are split among the processes.
     """
     calls = 0
 
@@ -65,6 +70,8 @@ def train(
         PredictionRecorder(),
         one_by_one(DAYS),
     )
+    if split:
+        split_dense(model)
     module = DistillModule(model, {}, OptimizerConfig(learning_rate=0.05), recorder)
     checkpoints = None
     if folder is not None:
@@ -94,10 +101,10 @@ def stopped(data: DataSet, folder: Path, batch: int, **settings: Any) -> None:
     raise AssertionError(f"trained to the end, before batch {batch}")
 
 
-def stopped_and_resumed(data: DataSet, folder: Path, batch: int) -> Left:
+def stopped_and_resumed(data: DataSet, folder: Path, batch: int, split: bool = False) -> Left:
     """What is left after a training with dropout was stopped before a batch, and went on."""
-    stopped(data, folder, batch, dropout=0.3)
-    return train(data, folder, dropout=0.3)
+    stopped(data, folder, batch, dropout=0.3, split=split)
+    return train(data, folder, dropout=0.3, split=split)
 
 
 def damaged_and_resumed(data: DataSet, folder: Path) -> Left:
@@ -144,6 +151,8 @@ def everything(folder: Path, of_one: Path, out: Path) -> None:
     left = {"undisturbed": train(data, dropout=0.3), "from one": train(data, of_one)}
     for batch in STOPS:
         left[f"stopped {batch}"] = stopped_and_resumed(data, out / f"stopped-{batch}", batch)
+    left["split"] = train(data, dropout=0.3, split=True)
+    left["split, stopped"] = stopped_and_resumed(data, out / "split", STOPS[1], split=True)
     left["damaged"] = damaged_and_resumed(data, out / "damaged")
     left["told"] = told_to_stop_and_resumed(data, out / "told")
     stopped(data, out / "two", 8)

@@ -47,6 +47,11 @@ def test_as_many_processes_end_bit_by_bit_as_if_never_stopped(out: Path, batch: 
     assert_same(left(out, f"stopped {batch}"), left(out, "undisturbed"))
 
 
+def test_split_parameters_end_bit_by_bit_as_if_never_stopped(out: Path) -> None:
+    assert_same(left(out, "split, stopped"), left(out, "split"))
+    assert_same(left(out, "split"), left(out, "undisturbed"), tolerance=1e-5)
+
+
 def test_two_go_on_from_what_one_saved(data: DataSet, out: Path) -> None:
     assert_same(left(out, "from one"), train(data), tolerance=1e-5)
 

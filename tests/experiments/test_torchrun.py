@@ -26,7 +26,8 @@ def changes() -> dict[str, Any]:
     teacher = copy.deepcopy(EXPERIMENT["teacher"])
     teacher["options"]["dropout"] = 0.0
     teacher["representation"] = {"taps": ["user", "penultimate"], "dim": 4, "codec": "fp16"}
-    return {"seeds": [0], "students": [student], "floor": False, "teacher": teacher}
+    sharding = {"tables": "table_wise", "kinds": {"item_id": "data_parallel"}, "dense": "fsdp2"}
+    return {"seeds": [0], "students": [student], "floor": False, "teacher": teacher, "sharding": sharding}
 
 
 def together(file: Path) -> subprocess.CompletedProcess[str]:
@@ -57,6 +58,35 @@ def test_two_processes_leave_what_one_leaves(tmp_path: Path) -> None:
         if name.suffix == ".parquet":
             same_rows(alone.parent / "out" / name, shared.parent / "out" / name)
     assert done.stdout.count("Report: ") == 1
+
+
+FAILING = """
+import torch.distributed as dist
+from distill.errors import UserError
+from students.base import Student
+
+class Failing(Student):
+    def __init__(self, **common):
+        if dist.is_initialized() and dist.get_world_size() > 1 and dist.get_rank() == 1:
+            raise UserError("plan: got no memory for table item_id")
+        super().__init__(**common)
+        self.add_heads(self.input_width)
+
+    def forward(self, batch):
+        fields = self.fields(batch)
+        return self.output(fields, self.flat_input(fields, batch))
+"""
+
+
+def test_what_fails_in_one_process_ends_all_with_its_message(tmp_path: Path) -> None:
+    data = write_days(tmp_path / "data", rows=60)
+    (tmp_path / "failing.py").write_text(FAILING)
+    teacher = {"architecture": str(tmp_path / "failing.py:Failing"), "optimizer": {"batch_size": 20}}
+    settings = changes() | {"teacher": teacher, "students": [], "sharding": {}}
+    done = together(write_experiment(tmp_path / "shared", data, tmp_path / "cache", **settings))
+    assert done.returncode == 1  # torchrun's own, when one of its processes failed
+    assert "distill: plan: got no memory for table item_id" in done.stderr
+    assert "Report: " not in done.stdout
 
 
 def same_rows(one: Path, other: Path) -> None:

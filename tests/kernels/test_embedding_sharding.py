@@ -10,8 +10,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from kernels.embedding import KINDS, EmbeddingTables, Sharding, sharded
+from kernels.embedding import EmbeddingTables, sharded
 from kernels.embedding.placement import owners_of
+from kernels.table_sharding import KINDS, Sharding, ShardingError
 from tests.kernels.several_processes import launch
 from tests.kernels.test_embedding import DIM, SIZES, keyed, random_batch
 
@@ -49,7 +50,7 @@ def trained(sharding: Sharding, ranks: range) -> dict[str, Tensor]:
 
 def refusal(sharding: Sharding, tables: dict[str, int] = SIZES) -> str:
     """What a process says of tables that cannot be shared so."""
-    with pytest.raises(ValueError) as caught, sharded(sharding):
+    with pytest.raises(ShardingError) as caught, sharded(sharding):
         EmbeddingTables(tables, DIM, seed=3, learning_rate=RATE)
     return str(caught.value)
 
@@ -100,18 +101,18 @@ def test_large_tables_go_to_the_process_with_the_fewest_rows() -> None:
         ({"kinds": {"item": "grid"}}, r"sharding.kinds.item: got 'grid', allowed: row_wise, table_wise"),
         (
             {"tables": "column_wise"},
-            r"got 'column_wise', .* because .* a moment of its own, .* another algorithm",
+            r"got 'column_wise', .*; not column_wise, .* a moment of its own, and that is another algorithm",
         ),
     ],
 )
 def test_an_unknown_kind_is_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ShardingError, match=message):
         Sharding(**settings)
 
 
 def test_a_kind_for_a_table_that_nobody_made_is_refused() -> None:
     with (
-        pytest.raises(ValueError, match="sharding.kinds: got 'itm', allowed: item, tags, user"),
+        pytest.raises(ShardingError, match="sharding.kinds: got 'itm', allowed: item, tags, user"),
         sharded(Sharding(kinds={"item": "row_wise", "itm": "row_wise"})),
     ):
         made()
