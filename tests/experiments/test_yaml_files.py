@@ -36,7 +36,11 @@ HISTORIES = [path for path in FILES if path.parent.name == "history"]
 EFFICIENCIES = [path for path in FILES if path.parent.name == "efficiency"]
 TRANSFERS = [path for path in FILES if path.parent.name == "transfer"]
 SURFACES = [path for path in FILES if path.parent.name == "surfaces"]
-STUDIES = [*TUNINGS, *ABLATIONS, *FORMS, *SCALINGS, *HISTORIES, *EFFICIENCIES, *TRANSFERS, *SURFACES]
+DENSE = [path for path in FILES if path.parent.name == "dense"]
+STUDIES = [
+    *(*TUNINGS, *ABLATIONS, *FORMS, *SCALINGS, *HISTORIES, *EFFICIENCIES, *TRANSFERS, *SURFACES),
+    *DENSE,
+]
 EXPERIMENT_FILES = [path for path in FILES if path not in [*STUDENTS, *TEACHERS, *STUDIES]]
 
 
@@ -118,6 +122,18 @@ def test_the_form_that_the_ablation_left_runs_with_the_settings_it_chose(path: P
         chosen = json.loads(best["settings"])["teacher.optimizer"]
         assert study.variants[name].set["teacher.optimizer"] == chosen
     assert "teacher.options" not in study.variants["gem"].set  # the defaults are what is asked about
+    for name in study.variants:
+        loaded(study, root, study.arguments(name, {}))
+
+
+@pytest.mark.parametrize("path", DENSE, ids=lambda path: path.name)
+def test_the_dense_world_is_that_of_the_scaling_study_and_its_models_those_of_the_form(
+    path: Path, root: Path
+) -> None:
+    study, form = read_ablation(path), read_ablation(EXPERIMENTS / "ablation" / f"form_{path.name}")
+    assert study.set == read_scaling(EXPERIMENTS / "scaling" / path.name).set
+    assert study.data == f"dense_{path.stem}" and study.tuned == form.tuned
+    assert study.variants == {name: form.variants[name] for name in form.tuned}
     for name in study.variants:
         loaded(study, root, study.arguments(name, {}))
 
