@@ -49,7 +49,8 @@ def multitask_distillation(
     Args:
         logits: z, [B, k], or [N, B, k] of N models that share all else; float32, float16,
             bfloat16, on a CPU also float64. The gradient reaches these and a and b alone.
-        labels: y, [B, k], labels, probabilities or unbiased estimates of labels; their range is not checked.
+        labels: y, [B, k], labels, probabilities or unbiased estimates of labels; their range is not checked. With N
+            models also [N, B, k], each its own.
         label_mask: bool [B, k], the rows that count for a task. What stands elsewhere weighs 0 and must be finite.
         teacher_logits, teacher_mask: t and its mask, as labels and theirs.
         task_weights: w, [k]; None for 1.
@@ -149,15 +150,15 @@ def _check_signal(
 ) -> None:
     """Values and mask of a term that is wanted."""
     shape, device = logits.shape[-2:], logits.device
-    for label, tensor in ((name, values), (mask_name, mask)):
+    for label, tensor, shapes in ((name, values, (shape, logits.shape)), (mask_name, mask, (shape,))):
         if tensor is None:
             raise ValueError(
                 f"{label}: got None, allowed: {tuple(shape)}, because a term that needs it has a weight"
             )
-        if tensor.shape != shape or tensor.device != device:
+        if tensor.shape not in shapes or tensor.device != device:
             raise ValueError(
                 f"{label}: got shape {tuple(tensor.shape)} on '{tensor.device}', "
-                f"allowed: {tuple(shape)} on '{device}', as the logits"
+                f"allowed: {' or '.join(dict.fromkeys(str(tuple(s)) for s in shapes))} on '{device}', as the logits"
             )
     if mask is not None and mask.dtype != torch.bool:
         raise ValueError(f"{mask_name}: got {mask.dtype}, allowed: torch.bool")
@@ -182,11 +183,12 @@ def _check_per_task(
 def _signal(
     values: Tensor | None, mask: Tensor | None, task_weights: Tensor | None, weight: float, dtype: torch.dtype
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Values and row weights c as the operator takes them, [1, B, k]; None without their term."""
+    """Values [L, B, k] and row weights c [1, B, k] as the operator takes them; None without their term."""
     if not weight or values is None or mask is None:
         return None, None
     weights = row_weights(mask, task_weights, weight, dtype)
-    return values.detach().to(dtype).unsqueeze(0), weights.to(dtype).unsqueeze(0)
+    values = values.detach().to(dtype)
+    return values if values.dim() == 3 else values.unsqueeze(0), weights.to(dtype).unsqueeze(0)
 
 
 def _path(logits: Tensor) -> ModuleType:
