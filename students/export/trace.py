@@ -27,14 +27,14 @@ _COMPILED: dict[str, Any] = {
 _LEAST = {"B": 1, "U": 1}  # any other size may be 0
 
 
-def trace(served: ServedStudent, arguments: Sequence[Tensor]) -> ExportedProgram:
+def trace(served: ServedStudent, arguments: Sequence[Tensor], once: bool = True) -> ExportedProgram:
     """The program of a student, for any number of candidates, users and events.
-
-    What it says of a user is computed once for each user (`students.export.once`).
 
     Args:
         served: the student.
         arguments: of a call with at least two candidates, two users and two events.
+        once: compute what it says of a user once for each user (`students.export.once`); else every sum keeps the order
+            of the trained student.
 
     Raises:
         UserError: the student's forward pass cannot be traced, or uses operators that torch alone does not have.
@@ -50,6 +50,8 @@ def trace(served: ServedStudent, arguments: Sequence[Tensor]) -> ExportedProgram
             "depend on values (`--debug` shows where). A raw history must be as long as that of `rawid`."
         ) from error
     refuse_foreign(program)
+    if not once:
+        return program
     inputs = program.graph_signature.user_inputs[len(served.signature.arrays) :]
     return share_users(program, str(inputs[served.signature.input_names.index("user")]))
 

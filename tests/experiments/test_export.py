@@ -17,7 +17,7 @@ from distill.checkpoint import save_model
 from distill.load_config import load_config
 from distill.progress import progress_on
 from experiments.__main__ import main
-from experiments.exporting import Parity, choose, refuse
+from experiments.exporting import Parity, choose, refuse, write_export
 from experiments.pipeline.build import build_student
 from experiments.pipeline.run import open_experiment
 from students.export import Export
@@ -138,6 +138,16 @@ def test_changed_file_is_refused(export: Path, tmp_path: Path) -> None:
 def test_choice_must_be_one_that_the_run_has(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(run), "small", "--vertical", "feed"]) == 2
     assert "--channel: got nothing, allowed: none, single, ah" in capsys.readouterr().err
+
+
+def test_order_of_sums_stays_where_another_would_differ_too_much(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No difference is allowed: what is left is the student's own order, and the card says so."""
+    monkeypatch.setattr("experiments.exporting.TOLERANCE", 0.0)
+    parity = write_export(choose(run, "small", "feed", "ah", 0), tmp_path / "small", "fp32", False, "")
+    assert parity.difference == 0
+    assert "computed once for each user: no, " in (tmp_path / "small" / "MODEL_CARD.md").read_text()
 
 
 def test_precision_that_changes_ne_too_much_is_refused() -> None:
