@@ -97,7 +97,7 @@ def step(data: DataSet, batch: Batch, **channels: Own) -> tuple[Tiny, DistillMod
     for channel in channels.values():
         channel.attach(model)
     module = DistillModule(model, channels, OptimizerConfig(), Memory())
-    module.training_step(batch, 0).backward()  # type: ignore[operator]
+    module.training_step(batch, 0).backward()
     return model, module
 
 
@@ -107,7 +107,7 @@ def test_only_channels_that_ask_learn_from_them(data: DataSet) -> None:
     model, module = step(data, batch, asks=asks, quiet=quiet)
     assert (asks.calls, quiet.calls) == (["loss"], [])  # a channel's own step is for the student's own rows
     assert model.head.weight.grad is None, "no gradient at all: Adam would follow its momentum even at 0"
-    hidden = model.hidden[0].weight.grad  # type: ignore[union-attr]
+    hidden = model.hidden[0].weight.grad
     assert hidden is not None and bool(torch.as_tensor(hidden).any())
     assert set(module.means()) == {"asks/loss"}
 

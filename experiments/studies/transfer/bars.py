@@ -120,8 +120,9 @@ def bar_row(
     """
     value = found or Estimate(None, None, None, 0)
     top, bottom = sides
-    gained = top is not None and bottom is not None and bottom > 0
-    ratio = top / bottom if gained and bar in (TWICE, TWICE_SINGLE) else None
+    ratio = None
+    if bar in (TWICE, TWICE_SINGLE) and top is not None and bottom is not None and bottom > 0:
+        ratio = top / bottom
     row = {
         **group._asdict(),
         **dict(zip(("vertical", "task", "measure"), key, strict=True)),
