@@ -212,7 +212,7 @@ def test_a_person_reads_ratios_and_bars(done: Finished) -> None:
     for schedule, route, lag in CONDITIONS.values():
         assert f"thin, click: {schedule}, {route}, lag {lag}" in lines
     assert sum(line.startswith("constant ") for line in lines) == len(SLICES) * 2 * len(TASKS)
-    assert "all brings at least twice what ah brings: all - 2 ah" in lines
+    assert "the whole brings at least twice what ah brings, which beats single: all - 2 ah" in lines
     judged = [line for line in lines if line.startswith(("ok ", "MISSED ", "undefined "))]
     assert len(judged) == len(done.table("bars"))
     assert lines[-1] == f"Picture: {done.folder / 'transfer_tiny.svg'}"
