@@ -28,12 +28,14 @@ class SingleConfig:
         alpha: factor on the teacher's probability, clipped at 1; more than 0; 1 for mse_logit. Look at the logged
             clipped share.
         task_weights: factor of a task's loss by its name; 1 for tasks not named.
+        other_surfaces: share of the other surfaces' rows that it also learns from, without their labels, from 0 to 1.
     """
 
     weight: float = 1.0
     loss: DistillationLoss = "bce"
     alpha: float = 1.0
     task_weights: dict[str, float] = field(default_factory=dict)
+    other_surfaces: float = 0.0
 
     def __post_init__(self) -> None:
         self.check("single")
@@ -45,6 +47,7 @@ class SingleConfig:
             UserError: naming the field of the channel.
         """
         check_distillation(self.loss, self.weight, self.alpha, self.task_weights, channel)
+        check_other_surfaces(self.other_surfaces, channel)
         if self.loss in RANKING:
             raise UserError(
                 f"{channel}.loss: got '{self.loss}', allowed: bce, mse_logit, mse_probability. A ranking loss says "

@@ -44,7 +44,8 @@ class PrivilegedFeatures(Single):
     def loss(self, output: Output, batch: Batch, student: Architecture) -> tuple[Tensor, dict[str, Tensor]]:
         loss, logs = super().loss(output, batch, student)
         warm = float(self.examples >= self.config.warmup_examples)
-        self.examples += len(batch)
+        if batch.own:
+            self.examples += len(batch)
         return warm * loss, logs | {"warm": torch.tensor(warm)}
 
     def training_state(self) -> dict[str, Any]:

@@ -16,7 +16,9 @@ class Single(Channel):
     """w * loss(serving logit, teacher) of one of the kinds of `distill.distillation` that speak of the level.
 
     Labels and teacher pull at the same logit, so the served probability leans towards the teacher's, stale or not
-    (ExFM, arXiv 2502.17494, calls this single-head distillation).
+    (ExFM, arXiv 2502.17494, calls this single-head distillation). With `other_surfaces` the serving head also learns what
+    the teacher says of rows that are not the student's (`distill.other_surfaces`, ours): most of what it is made of is the
+    teacher's opinion then.
 
     Args:
         config: weights, kind of loss, label scaling.
@@ -28,6 +30,8 @@ class Single(Channel):
     def __init__(self, config: SingleConfig):
         super().__init__()
         self.config = config
+        # A loss that weighs nothing must change nothing, not even the number of steps.
+        self.other_surfaces = config.other_surfaces if config.weight else 0.0
 
     def attach(self, student: Architecture) -> None:
         weights = weights_of(self.config.task_weights, student.tasks)

@@ -158,9 +158,18 @@ def test_warm_up_counts_examples_by_batches() -> None:
     ]
     for warmup, warm in ((0, [1, 1, 1, 1]), (8, [0, 0, 1, 1]), (9, [0, 0, 0, 1]), (17, [0, 0, 0, 0])):
         channel = pfd(student, warmup_examples=warmup)
-        # Rows without a signal count too.
+        # Rows without a signal count too, those of other surfaces do not.
         given = [batches[0].with_teacher(silent[0]), *batches[1:]]
         assert [channel.loss(student(b), b, student)[1]["warm"].item() for b in given] == warm
+        channel.loss(student(batches[0]), replace(batches[0], own=False), student)
+        assert channel.examples == 16
+
+
+@pytest.mark.parametrize("make", [single, pfd])
+def test_asks_for_rows_of_other_surfaces_where_it_weighs_something(make: Any) -> None:
+    student = make_student("dlrm", SCHEMA)
+    asked = [make(student, other_surfaces=0.5, weight=weight).other_surfaces for weight in (1.0, 0.0)]
+    assert asked == [0.5, 0.0] and make(student).other_surfaces == 0
 
 
 def test_warm_up_logs_the_loss_that_it_holds_back() -> None:
@@ -195,6 +204,7 @@ def test_a_channel_attached_anew_counts_anew() -> None:
         ),
         ({"loss": "listwise"}, "loss: got 'listwise', allowed: .* put it on an auxiliary head, `ah`"),
         ({"task_weights": {"click": -1.0}}, "task_weights: got {'click': -1.0}, allowed: 0 or more"),
+        ({"other_surfaces": 1.5}, "other_surfaces: got 1.5, allowed: from 0, none of their rows, to 1, all"),
     ],
 )
 def test_settings_out_of_range(make: Any, options: dict[str, Any], message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from experiments.pipeline.work import training_jobs
 from tests.experiments.tiny_experiment import EXPERIMENT, raw_rows, write_days, write_experiment
 
 ALL = {"ah": {"weight": 0.5, "other_surfaces": 1.0}}
+OF_OTHERS = ("ah_surfaces", "single_surfaces", "labels_surfaces")
 STUDENT = EXPERIMENT["students"][0] | {"verticals": ["reels"]}
 CHANGES: dict[str, Any] = {
     "seeds": [0],
@@ -27,6 +29,7 @@ CHANGES: dict[str, Any] = {
     "channels": {
         "ah": {"ah": {"weight": 0.5}},
         "ah_surfaces": ALL,
+        "single_surfaces": {"single": {"weight": 0.5, "other_surfaces": 1.0}},
         "labels_surfaces": {"ah": ALL["ah"] | {"target": "labels"}},
         "nothing": {"ah": ALL["ah"] | {"weight": 0.0}},
     },
@@ -65,7 +68,7 @@ def test_reads_the_others_on_days_that_the_teacher_knows(
     """Lag 1: the first snapshot, of day 1, logs day 3; day 4 is the last one trained on."""
     own = {day: int((raw_rows(data, day)["domain"] == "reels").sum()) for day in (1, 2, 3, 4)}
     seen = {1: own[1], 2: own[2], 3: 300, 4: 300}
-    for name, read in {"ah": own, "nothing": own, "ah_surfaces": seen, "labels_surfaces": seen}.items():
+    for name, read in {"ah": own, "nothing": own, **dict.fromkeys(OF_OTHERS, seen)}.items():
         path = out / "checkpoints" / cells[name].cell_id / "0" / "report.json"
         days = json.loads(path.read_text())["days"]
         assert [day["examples_seen"] for day in days] == [
@@ -74,15 +77,15 @@ def test_reads_the_others_on_days_that_the_teacher_knows(
 
 
 def test_predicts_its_own_rows_alone(out: Path, data: Path, cells: dict[str, Cell]) -> None:
-    for name in ("ah", "ah_surfaces", "labels_surfaces"):
+    for name in ("ah", *OF_OTHERS):
         of_day = {row for row in predicted(out, cells[name]) if row // 100_000 == 5}
         rows = raw_rows(data, 5)
         assert of_day == set(rows["example_id"][rows["domain"] == "reels"].tolist())
 
 
-def test_each_of_the_three_learns_something_else(out: Path, cells: dict[str, Cell]) -> None:
-    logits = {name: predicted(out, cells[name]) for name in ("ah", "ah_surfaces", "labels_surfaces")}
-    assert logits["ah"] != logits["ah_surfaces"] != logits["labels_surfaces"] != logits["ah"]
+def test_each_of_the_four_learns_something_else(out: Path, cells: dict[str, Cell]) -> None:
+    logits = [predicted(out, cells[name]) for name in ("ah", *OF_OTHERS)]
+    assert all(one != other for one, other in combinations(logits, 2))
 
 
 def test_without_weight_it_is_the_student_alone(out: Path, cells: dict[str, Cell]) -> None:
@@ -115,6 +118,4 @@ def test_jobs_are_as_long_as_what_they_read(data: Path, tmp_path: Path) -> None:
     found = {job.arguments[1].channel: job.examples for job in training_jobs(tasks, 1)}
     own = [int((raw_rows(data, day)["domain"] == "reels").sum()) for day in (1, 2, 3, 4)]
     with_others = own[0] + own[1] + 300 + 300
-    assert found == dict.fromkeys(("none", "ah", "nothing"), sum(own)) | dict.fromkeys(
-        ("ah_surfaces", "labels_surfaces"), with_others
-    )
+    assert found == dict.fromkeys(("none", "ah", "nothing"), sum(own)) | dict.fromkeys(OF_OTHERS, with_others)
