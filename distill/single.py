@@ -16,8 +16,8 @@ class Single(Channel):
     """w * loss(serving logit, teacher) of one of the kinds of `distill.distillation` that speak of the level.
 
     Labels and teacher pull at the same logit, so the served probability leans towards the teacher's, stale or not
-    (ExFM, arXiv 2502.17494, calls this single-head distillation). With `other_surfaces` (ours) the serving head also learns
-    what the teacher says of rows that are not the student's, and where these are many, mostly that.
+    (ExFM, arXiv 2502.17494, calls this single-head distillation). With `other_surfaces` (ours) the serving head also
+    learns what the teacher says of rows that are not the student's, and where these are many, mostly that.
 
     Args:
         config: weights, kind of loss, label scaling.
