@@ -20,9 +20,10 @@ from distill.registry import SOURCES
 from distill.rows import UNKNOWN, Rows, check_columns, columns_for, decode, maturity_columns, usable
 from distill.schema import FeatureSchema
 from distill.sources.fingerprint import fingerprint
-from distill.sources.writer import CONTENT, MANIFEST, day_folder
+from distill.sources.writer import CONTENT, MANIFEST, VOCABULARY, day_folder
 from distill.strict_json import read_mapping, typed
 from distill.structured import build
+from distill.vocabulary import Vocabulary, load
 
 if TYPE_CHECKING:
     from distill.progress import Progress
@@ -93,6 +94,15 @@ class DataSet:
     def content_folder(self) -> Path:
         """Where `distill.content.ContentStore` finds the items' vectors."""
         return self.folder / CONTENT
+
+    def vocabularies(self) -> dict[str, Vocabulary]:
+        """The raw values of the features that have some, read from disk; by feature.
+
+        Raises:
+            DataError: a file is missing or damaged.
+        """
+        raw = [feature for feature in self.schema.sparse.values() if feature.ids != "rows"]
+        return {f.name: load(self.folder / VOCABULARY / f"{f.name}.parquet", f) for f in raw}
 
     def parts(self, day: int) -> list[Path]:
         """Parquet files of a day, in order.

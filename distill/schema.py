@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,11 @@ from typing import Any
 import yaml
 
 from distill.errors import ConfigErrors, DataError, nearest
+from distill.plain_form import as_list, as_mapping, as_names, as_settings, is_count
 from distill.strict_yaml import read
 
 GROUPS = ("user", "item", "context")
+IDS = ("rows", "vocabulary", "hash")
 ID_COLUMNS = ("example_id", "user_id", "timestamp", "domain")
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*")
 
@@ -30,15 +31,21 @@ class SparseFeature:
 
     Attributes:
         name: its column.
-        size: ids lie in [0, size); also the number of rows of its table.
+        size: ids lie in [0, size); also the number of rows of its table. 0 in a source's schema.yaml, under
+            `vocabulary`, for as many as its data need.
         group: `user`, `item` or `context`.
         multi: True when an example holds any number of ids (a list column).
+        ids: how raw values become ids (`distill.vocabulary`): `rows`, they are ids already; `vocabulary`, numbered in
+            the order in which they first appear; `hash`.
+        unknown: whether row 0 stands for null, and for values outside the vocabulary; of no meaning under `rows`.
     """
 
     name: str
     size: int
     group: str = "context"
     multi: bool = False
+    ids: str = "rows"
+    unknown: bool = True
 
 
 @dataclass(frozen=True)
@@ -164,119 +171,78 @@ class FeatureSchema:
     @classmethod
     def from_mapping(cls, content: Any, source: str = "schema") -> FeatureSchema:
         """Build from the plain form that `save` writes (see README, "bring your data")."""
-        content = _mapping(content, source, "the schema", _TOP_KEYS, required=_TOP_KEYS[:4])
-        domains = _names(content["domains"], source, "domains")
-        sparse = {n: _sparse(n, v, source) for n, v in _named(content["sparse"], source, "sparse").items()}
-        tasks = {n: _task(n, v, source) for n, v in _named(content["tasks"], source, "tasks").items()}
+        content = as_mapping(content, source, "the schema", _TOP_KEYS, required=_TOP_KEYS[:4])
+        domains = as_names(content["domains"], source, "domains")
+        sparse = {
+            n: _sparse(n, v, source) for n, v in as_settings(content["sparse"], source, "sparse").items()
+        }
+        tasks = {n: _task(n, v, source) for n, v in as_settings(content["tasks"], source, "tasks").items()}
         days = tuple(
             _day(place, day, source)
-            for place, day in enumerate(_list(content.get("days") or [], source, "days"))
+            for place, day in enumerate(as_list(content.get("days") or [], source, "days"))
         )
-        history = _mapping(content.get("history") or {}, source, "history", ("item",))
-        modalities = _named(content["content"], source, "content") if content.get("content") else {}
+        history = as_mapping(content.get("history") or {}, source, "history", ("item",))
+        modalities = as_settings(content["content"], source, "content") if content.get("content") else {}
         return cls(
             name=str(content["name"]),
             domains=domains,
-            verticals=_names(content.get("verticals") or list(domains), source, "verticals"),
+            verticals=as_names(content.get("verticals") or list(domains), source, "verticals"),
             days=days,
             tasks=tasks,
             sparse=sparse,
-            dense=_names(content.get("dense") or [], source, "dense"),
+            dense=as_names(content.get("dense") or [], source, "dense"),
             item_feature=str(history.get("item", "item_id")),
             content={name: _content(name, value, source) for name, value in modalities.items()},
             source=source,
         )
 
 
+_FEATURE_KEYS = ("size", "group", "multi", "ids", "unknown")
 _TOP_KEYS = ("name", "domains", "tasks", "sparse", "verticals", "dense", "history", "days", "content")
 
 
 def _without_name(feature: SparseFeature) -> dict[str, Any]:
-    return {"size": feature.size, "group": feature.group, "multi": feature.multi}
-
-
-def _list(value: Any, source: str, where: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise DataError(f"{source}: {where}: got {value!r}, allowed: a list")
-    return value
-
-
-def _names(value: Any, source: str, where: str) -> tuple[str, ...]:
-    for name in _list(value, source, where):
-        if not isinstance(name, str | int) or isinstance(name, bool):
-            raise DataError(f"{source}: {where}: got {name!r}, allowed: names")
-    return tuple(str(name) for name in value)
+    plain = {"size": feature.size, "group": feature.group, "multi": feature.multi}
+    return plain if feature.ids == "rows" else plain | {"ids": feature.ids, "unknown": feature.unknown}
 
 
 def _day(place: int, value: Any, source: str) -> DayInfo:
     keys = ("date", "end_ms")
-    day = _mapping(value, source, f"days[{place}]", keys, required=keys)
-    if not isinstance(day["date"], str) or not _is_count(day["end_ms"]):
+    day = as_mapping(value, source, f"days[{place}]", keys, required=keys)
+    if not isinstance(day["date"], str) or not is_count(day["end_ms"]):
         raise DataError(
             f"{source}: days[{place}]: got {day}, allowed: a date as text and end_ms, milliseconds >= 0"
         )
     return DayInfo(**day)
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
-
-
-def _named(value: Any, source: str, where: str) -> dict[str, Any]:
-    if not isinstance(value, Mapping) or not value:
-        raise DataError(
-            f"{source}: {where}: got {value!r}, allowed: a mapping of at least one name to its settings"
-        )
-    return {str(name): settings for name, settings in value.items()}
-
-
-def _mapping(
-    value: Any, source: str, where: str, keys: Iterable[str], required: Iterable[str] = ()
-) -> dict[str, Any]:
-    keys = tuple(keys)
-    if not isinstance(value, Mapping):
-        raise DataError(f"{source}: {where}: got {value!r}, allowed: a mapping with keys {', '.join(keys)}")
-    for key in value:
-        if key not in keys:
-            raise DataError(
-                f"{source}: {where}: unknown key '{key}', allowed: {', '.join(keys)}. {nearest(key, keys)}"
-            )
-    for key in required:
-        if key not in value:
-            raise DataError(f"{source}: {where}: key '{key}' is missing")
-    return dict(value)
-
-
 def _sparse(name: str, value: Any, source: str) -> SparseFeature:
-    settings = _mapping(value, source, f"sparse.{name}", ("size", "group", "multi"), required=("size",))
-    return SparseFeature(name=name, **settings)
+    settings = as_mapping(value, source, f"sparse.{name}", _FEATURE_KEYS)
+    raw = settings.get("ids", "rows") != "rows"
+    if "size" not in settings and settings.get("ids") != "vocabulary":
+        raise DataError(f"{source}: sparse.{name}: key 'size' is missing")
+    if "unknown" in settings and not raw:
+        raise DataError(
+            f"{source}: sparse.{name}.unknown: got {settings['unknown']!r}, allowed: with ids: vocabulary or hash. "
+            "Row numbers are all known; leave it out."
+        )
+    return SparseFeature(name=name, **{"size": 0, **settings})
 
 
 def _task(name: str, value: Any, source: str) -> Task:
-    return Task(name=name, **_mapping(value or {}, source, f"tasks.{name}", ("window_ms",)))
+    return Task(name=name, **as_mapping(value or {}, source, f"tasks.{name}", ("window_ms",)))
 
 
 def _content(name: str, value: Any, source: str) -> Content:
-    return Content(name, **_mapping(value, source, f"content.{name}", ("width",), required=("width",)))
+    return Content(name, **as_mapping(value, source, f"content.{name}", ("width",), required=("width",)))
 
 
 def _check(schema: FeatureSchema) -> None:
     where = schema.source or schema.name
     for feature in schema.sparse.values():
-        if not _is_count(feature.size) or feature.size < 1:
-            raise DataError(
-                f"{where}: sparse.{feature.name}.size: got {feature.size!r}, allowed: an integer >= 1"
-            )
-        if not isinstance(feature.multi, bool):
-            raise DataError(
-                f"{where}: sparse.{feature.name}.multi: got {feature.multi!r}, allowed: true or false"
-            )
-        if feature.group not in GROUPS:
-            raise DataError(
-                f"{where}: sparse.{feature.name}.group: got '{feature.group}', allowed: {', '.join(GROUPS)}"
-            )
+        _check_feature(feature, f"{where}: sparse.{feature.name}")
     for task in schema.tasks.values():
-        if not _is_count(task.window_ms):
+        if not is_count(task.window_ms):
             raise DataError(
                 f"{where}: tasks.{task.name}.window_ms: got {task.window_ms!r}, allowed: milliseconds >= 0"
             )
@@ -300,6 +266,24 @@ def _check(schema: FeatureSchema) -> None:
         raise DataError(f"{where}: days: end_ms must rise from day to day, got {ends}")
 
 
+def _check_feature(feature: SparseFeature, where: str) -> None:
+    for name, allowed in (("group", GROUPS), ("ids", IDS)):
+        if getattr(feature, name) not in allowed:
+            raise DataError(f"{where}.{name}: got '{getattr(feature, name)}', allowed: {', '.join(allowed)}")
+    for name in ("multi", "unknown"):
+        if not isinstance(getattr(feature, name), bool):
+            raise DataError(f"{where}.{name}: got {getattr(feature, name)!r}, allowed: true or false")
+    # A hash needs a row beside that of unknown values; a vocabulary may leave its size to the data.
+    least = {"rows": 1, "vocabulary": 0, "hash": 1 + feature.unknown}[feature.ids]
+    if not is_count(feature.size) or feature.size < least:
+        raise DataError(f"{where}.size: got {feature.size!r}, allowed: an integer >= {least}")
+    if feature.name == "user_id" and feature.ids == "hash":
+        raise DataError(
+            f"{where}.ids: got 'hash', allowed: rows or vocabulary. Users with one hash would share one past; hash a "
+            "copy of the column under another name."
+        )
+
+
 def _check_content(schema: FeatureSchema, where: str) -> None:
     for name, content in schema.content.items():
         if not _FOLDER_NAME.fullmatch(name):
@@ -308,10 +292,15 @@ def _check_content(schema: FeatureSchema, where: str) -> None:
             raise DataError(
                 f"{where}: content: got '{name}', which is a feature already; give it another name"
             )
-        if not _is_count(content.width) or content.width < 1:
+        if not is_count(content.width) or content.width < 1:
             raise DataError(f"{where}: content.{name}.width: got {content.width!r}, allowed: an integer >= 1")
     if schema.content and schema.sparse[schema.item_feature].multi:
         raise DataError(
             f"{where}: content: vectors belong to the one item of an example, but '{schema.item_feature}' "
             "(history.item) is multi; name a feature with one id"
+        )
+    if schema.content and schema.sparse[schema.item_feature].ids == "hash":
+        raise DataError(
+            f"{where}: sparse.{schema.item_feature}.ids: got 'hash', allowed: rows or vocabulary. Items with one hash "
+            "would share one content vector."
         )

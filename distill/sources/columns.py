@@ -8,9 +8,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from distill.errors import DataError
+from distill.errors import DataError, nearest
+from distill.schema import FeatureSchema
 
 VECTOR = "vector"
+
+
+def domains_by_index(table: pa.Table, schema: FeatureSchema, path: Path) -> pa.Table:
+    """The table with surfaces' places in the schema instead of their names; DataError for an unknown name."""
+    column = table["domain"]
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return table
+    index = pc.index_in(column, value_set=pa.array(schema.domains, column.type))
+    if index.null_count:
+        name = column.filter(index.is_null())[0].as_py()
+        raise DataError(
+            f"{path}: domain: got unknown surface '{name}', allowed: {', '.join(schema.domains)}. "
+            f"{nearest(name, schema.domains)}"
+        )
+    return table.set_column(table.column_names.index("domain"), "domain", index)
 
 
 def integers(table: pa.Table, name: str, path: Path) -> np.ndarray:

@@ -6,6 +6,7 @@
       date=2026-01-02/anything.parquet
       events.parquet                        optional: history from before the first day
       content/image.parquet                 optional: content vectors of items, one file per modality
+      vocabulary/item_id.parquet            optional: an earlier vocabulary to go on with
 
 schema.yaml names the columns (every key but `name`, `domains`, `tasks` and `sparse` may be left out):
 
@@ -31,7 +32,20 @@ schema.yaml names the columns (every key but `name`, `domains`, `tasks` and `spa
 Columns of a day's files: `example_id` (unique in the whole data set), `user_id`, `timestamp` (ms), `domain`
 (name or index), every sparse feature (integers inside [0, size), lists when multi), every dense feature
 (finite), `label_<task>` (0, 1, null = not known), and, if you have it, `matures_<task>` (ms; when the label
-became known). Columns that the schema does not name are not read. Text ids are refused: number them first.
+became known). Columns that the schema does not name are not read.
+
+Ids that are texts, or whole numbers of any size, become rows of a table where the schema says how
+(`distill.vocabulary` has the details):
+
+    sparse:
+      user_id: {ids: vocabulary, group: user}              # numbered as they appear, as many rows as the data need
+      item_id: {ids: vocabulary, size: 8000, group: item}  # at most 7999 values; room for those of later days
+      query: {ids: hash, size: 4096}                       # a stable hash; values with one hash share a row
+
+Row 0 stands for null and, when a student is served, for values that the data never held; `unknown: false` does without
+it and refuses them. A further day appends values and leaves the rows of old ones. So does a copy of the prepared data
+set's vocabulary/<feature>.parquet in your folder when the first days are dropped. `user_id` in text must be named
+under `sparse`, whether models read it or not.
 
 Columns of events.parquet: `user_id`, `timestamp`, the history's item, `domain`, and `label_<task>`,
 `matures_<task>` where known.
@@ -47,7 +61,7 @@ Memory: a row group at a time; a day that is not sorted by (timestamp, example_i
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,10 +74,13 @@ from distill.errors import DataError, nearest
 from distill.parquet import ParquetPart
 from distill.rows import check_columns, columns_for, maturity_columns
 from distill.schema import DayInfo, FeatureSchema
-from distill.sources.columns import VECTOR, integers, vectors
+from distill.sources.beside_days import add_content, add_events
+from distill.sources.columns import domains_by_index
 from distill.sources.config import ParquetConfig, data_root
 from distill.sources.fingerprint import fingerprint
-from distill.sources.writer import PreparedWriter
+from distill.sources.raw_ids import as_rows, collect, with_sizes
+from distill.sources.writer import VOCABULARY, PreparedWriter
+from distill.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from distill.progress import Progress
@@ -74,12 +91,17 @@ _ORDER = ["timestamp", "example_id"]
 
 
 def schema(config: ParquetConfig, data: DataConfig) -> FeatureSchema:
-    """The folder's schema.yaml as it stands, for checking an experiment's names; it may name no days.
+    """The folder's schema.yaml as it stands, for checking an experiment's names.
+
+    Returns:
+        The schema; sizes that the data decide are 1, and it may name no days.
 
     Raises:
         DataError: no such file, or one that breaks the form.
     """
-    return FeatureSchema.load(data_root(data) / "schema.yaml")
+    schema = FeatureSchema.load(data_root(data) / "schema.yaml")
+    sized = {name: dataclasses.replace(f, size=f.size or 1) for name, f in schema.sparse.items()}
+    return dataclasses.replace(schema, sparse=sized)
 
 
 def prepare(config: ParquetConfig, data: DataConfig, folder: Path, progress: Progress) -> None:
@@ -98,19 +120,27 @@ def prepare(config: ParquetConfig, data: DataConfig, folder: Path, progress: Pro
     schema = FeatureSchema.load(root / "schema.yaml")
     folders = day_folders(root)
     files = [_open_day(path, schema) for path in folders.values()]
-    schema = dataclasses.replace(schema, days=_days(schema, list(folders), files, root))
+    events = ParquetPart(root / EVENTS) if (root / EVENTS).is_file() else None
+    vocabularies = collect(schema, root / VOCABULARY, events, files)
+    schema = dataclasses.replace(
+        with_sizes(schema, vocabularies), days=_days(schema, list(folders), files, root)
+    )
     rows = sum(sum(part.row_groups) for parts in files for part in parts)
     with (
         PreparedWriter(
-            folder, schema, source="parquet", fingerprint=fingerprint("parquet", config, data)
+            folder,
+            schema,
+            source="parquet",
+            fingerprint=fingerprint("parquet", config, data),
+            vocabularies=vocabularies,
         ) as writer,
         progress.task("write parquet", total=rows, unit="rows") as bar,
     ):
-        if (root / EVENTS).is_file():
-            add_events(writer, ParquetPart(root / EVENTS))
+        if events is not None:
+            add_events(writer, events)
         add_content(writer, root / CONTENT)
         for day, parts in enumerate(files, start=1):
-            for piece in _in_order(parts, schema):
+            for piece in _in_order(parts, schema, vocabularies):
                 writer.write_day(day, piece)
                 bar.advance(piece.num_rows)
 
@@ -136,44 +166,6 @@ def day_folders(root: Path) -> dict[str, Path]:
     if not found:
         raise DataError(f"{root}: the data set is empty: no folder date=YYYY-MM-DD with Parquet files")
     return dict(sorted(found.items()))
-
-
-def add_events(writer: PreparedWriter, part: ParquetPart) -> None:
-    """History events from a file, row group by row group."""
-    schema = writer.schema
-    needed = ["user_id", "timestamp", schema.item_feature, "domain"]
-    check_columns(part.columns, schema, str(part.path), needed)
-    optional = [*(f"label_{task}" for task in schema.tasks), *maturity_columns(schema)]
-    wanted = needed + [name for name in optional if name in part.columns]
-    for group in range(len(part.row_groups)):
-        table = _domains_by_index(part.read(wanted, group), schema, part.path)
-        user, time, item, domain = (integers(table, name, part.path) for name in needed)
-        labels = _by_task(table, "label", schema, -1, part.path)
-        writer.add_events(user, time, item, domain, labels, _by_task(table, "matures", schema, 0, part.path))
-
-
-def add_content(writer: PreparedWriter, folder: Path) -> None:
-    """Content vectors from the files of a folder, row group by row group.
-
-    Raises:
-        DataError: a file or column is missing, or something else than vectors of the schema's width in it.
-    """
-    schema = writer.schema
-    for name in schema.content:
-        path = folder / f"{name}.parquet"
-        if not path.is_file():
-            there = sorted(other.stem for other in folder.glob("*.parquet"))
-            raise DataError(
-                f"{path}: no such file; schema.yaml names the modality '{name}'. {nearest(name, there)}".rstrip()
-            )
-        part = ParquetPart(path)
-        check_columns(part.columns, schema, str(path), [schema.item_feature, VECTOR])
-        if not sum(part.row_groups):
-            raise DataError(f"{path}: holds no vectors. Fill it, or take '{name}' out of schema.yaml.")
-        for group in range(len(part.row_groups)):
-            table = part.read([schema.item_feature, VECTOR], group)
-            item = integers(table, schema.item_feature, path)
-            writer.add_content(name, item, vectors(table, item, schema.content[name].width, path))
 
 
 def _is_date(text: str) -> bool:
@@ -218,10 +210,14 @@ def _days(
     return tuple(days)
 
 
-def _in_order(parts: Sequence[ParquetPart], schema: FeatureSchema) -> Iterator[pa.Table]:
+def _in_order(
+    parts: Sequence[ParquetPart], schema: FeatureSchema, vocabularies: Mapping[str, Vocabulary]
+) -> Iterator[pa.Table]:
     """A day's rows sorted by (timestamp, example_id): as they come when they are, else sorted in memory."""
     keys = pa.concat_tables([part.read(_ORDER) for part in parts])
-    pieces = (_read(part, group, schema) for part in parts for group in range(len(part.row_groups)))
+    pieces = (
+        _read(part, group, schema, vocabularies) for part in parts for group in range(len(part.row_groups))
+    )
     if _is_sorted(keys):
         yield from pieces
     else:
@@ -235,43 +231,26 @@ def _is_sorted(keys: pa.Table) -> bool:
     return bool(((step > 0) | ((step == 0) & (np.diff(example) >= 0))).all())
 
 
-def _read(part: ParquetPart, group: int, schema: FeatureSchema) -> pa.Table:
+def _read(
+    part: ParquetPart, group: int, schema: FeatureSchema, vocabularies: Mapping[str, Vocabulary]
+) -> pa.Table:
     needed = columns_for(schema, list(schema.sparse), schema.dense)
     optional = [name for name in maturity_columns(schema) if name in part.columns]
     table = part.read([*needed, *optional], group)
-    for name in schema.sparse:
-        element = table.schema.field(name).type
-        element = element.value_type if hasattr(element, "value_type") else element
+    _refuse_texts(
+        table, [name for name in ("user_id", *schema.sparse) if name not in vocabularies], part.path
+    )
+    table = as_rows(table, vocabularies, part.path)
+    return domains_by_index(table, schema, part.path)
+
+
+def _refuse_texts(table: pa.Table, names: Sequence[str], path: Path) -> None:
+    """Texts in the place of row numbers."""
+    for name in names:
+        kind = table.schema.field(name).type
+        element = kind.value_type if hasattr(kind, "value_type") else kind
         if pa.types.is_string(element) or pa.types.is_large_string(element):
             raise DataError(
-                f"{part.path}: {name}: got text, allowed: integers from 0 to {schema.sparse[name].size - 1}. "
-                "Number the values first, once for all days (pyarrow's dictionary_encode helps)."
+                f"{path}: {name}: got text, allowed: row numbers, as nothing else is said in schema.yaml. "
+                f"Set `ids: vocabulary` under sparse.{name} there, and its values are numbered."
             )
-    return _domains_by_index(table, schema, part.path)
-
-
-def _domains_by_index(table: pa.Table, schema: FeatureSchema, path: Path) -> pa.Table:
-    column = table["domain"]
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        return table
-    index = pc.index_in(column, value_set=pa.array(schema.domains, column.type))
-    if index.null_count:
-        name = column.filter(index.is_null())[0].as_py()
-        raise DataError(
-            f"{path}: domain: got unknown surface '{name}', allowed: {', '.join(schema.domains)}. "
-            f"{nearest(name, schema.domains)}"
-        )
-    return table.set_column(table.column_names.index("domain"), "domain", index)
-
-
-def _by_task(table: pa.Table, kind: str, schema: FeatureSchema, missing: int, path: Path) -> np.ndarray:
-    """Columns `<kind>_<task>` as int64 [E, K]; `missing` where there is no column or no value."""
-    values = np.full((table.num_rows, len(schema.tasks)), missing, np.int64)
-    for k, task in enumerate(schema.tasks):
-        name = f"{kind}_{task}"
-        if name in table.column_names:
-            filled = table.set_column(
-                table.column_names.index(name), name, pc.fill_null(table[name], missing)
-            )
-            values[:, k] = integers(filled, name, path)
-    return values

@@ -33,12 +33,14 @@ from distill.rows import Rows, check_rows, conform, decode
 from distill.schema import FeatureSchema
 from distill.sources.content import ContentBuilder
 from distill.sources.events import NO_EXAMPLE, EventBuilder
+from distill.vocabulary import Vocabulary, save_all
 
 ROW_GROUP = 65_536
 # Part of every fingerprint: raise it when the prepared form changes, so that cached data sets are made anew.
 PREPARED_VERSION = 2
 MANIFEST = "manifest.json"
 CONTENT = "content"
+VOCABULARY = "vocabulary"
 
 
 def day_folder(day: int) -> str:
@@ -59,14 +61,25 @@ class PreparedWriter:
         schema: its schema, days included.
         source: name of the source, for the manifest.
         fingerprint: sha256 hex of what determines the content (`distill.sources.fingerprint`).
+        vocabularies: by name, of every feature whose ids are not row numbers in the source.
 
     Raises:
         DataError: on entry, when the folder is taken; on exit, when a day has no rows, an example_id or an item's
             vector stands twice, or a modality was not given; whenever the disk is full.
     """
 
-    def __init__(self, folder: str | Path, schema: FeatureSchema, *, source: str, fingerprint: str):
+    def __init__(
+        self,
+        folder: str | Path,
+        schema: FeatureSchema,
+        *,
+        source: str,
+        fingerprint: str,
+        vocabularies: Mapping[str, Vocabulary] | None = None,
+    ):
         self.folder = Path(folder)
+        self.vocabularies = vocabularies or {}
+        assert set(self.vocabularies) == {f.name for f in schema.sparse.values() if f.ids != "rows"}
         self.schema = schema
         self.source = source
         self.fingerprint = fingerprint
@@ -225,6 +238,7 @@ class PreparedWriter:
         self._check_unique()
         self._events.build()
         self._content.build()
+        save_all(self._partial / VOCABULARY, self.vocabularies)
         self.schema.save(self._partial / "schema.yaml")
         manifest = {
             "source": self.source,

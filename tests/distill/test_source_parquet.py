@@ -199,7 +199,7 @@ def test_extra_events_are_history(root: Path) -> None:
     ("changed", "message"),
     [
         ({"item_id": [10, 11, 80, 13]}, r"item_id: got id 80 at example_id 12: .*0 to 79"),
-        ({"item_id": ["a", "b", "c", "d"]}, r"part\.parquet: item_id: got text, .*Number the values first"),
+        ({"item_id": ["a", "b", "c", "d"]}, r"part\.parquet: item_id: got text, .*Set `ids: vocabulary`"),
         ({"tags": [["new"], [], [], []]}, "tags: got text"),
         ({"domain": ["feed", "serch", "feed", "feed"]}, "unknown surface 'serch', .*Did you mean 'search'"),
         ({"domain": [0, 1, 2, 0]}, "domain: got id 2 at example_id 12: unknown surface"),
