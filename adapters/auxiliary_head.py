@@ -33,7 +33,7 @@ from adapters.config import AuxiliaryHeadConfig
 from adapters.distill_head import DistillHead, tap_width
 from distill.batch import Batch
 from distill.distillation import check_tasks, distillation_loss, weights_of
-from distill.losses import masked_bce, sampled_rates
+from distill.losses import labels_of, masked_bce, sampled_rates
 from distill.protocols import Architecture, Channel, Output
 from distill.schema import FeatureSchema
 from distill.seeding import seeded
@@ -83,15 +83,10 @@ class AuxiliaryHead(Channel):
     def loss(self, output: Output, batch: Batch, student: Architecture) -> tuple[Tensor, dict[str, Tensor]]:
         config, logits = self.config, self.head(output.taps[self.config.tap])
         if config.target == "labels":
-            loss = masked_bce(logits, *self._labels(batch, student), self.task_weights)
+            loss = masked_bce(logits, *labels_of(batch, student), self.task_weights)
             return config.weight * loss, {"loss": loss.detach()}
         loss, logs = distillation_loss(config.loss, logits, batch, student, config.alpha, self.task_weights)
         return config.weight * loss, logs
-
-    @staticmethod
-    def _labels(batch: Batch, student: Architecture) -> tuple[Tensor, Tensor]:
-        """Labels and mask of the student's tasks, [B, k] each."""
-        return batch.labels[:, student.task_index], batch.label_mask[:, student.task_index]
 
 
 def build(config: AuxiliaryHeadConfig, schema: FeatureSchema, seed: int) -> AuxiliaryHead:

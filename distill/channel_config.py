@@ -29,6 +29,8 @@ class SingleConfig:
             clipped share.
         task_weights: factor of a task's loss by its name; 1 for tasks not named.
         other_surfaces: share of the other surfaces' rows that it also learns from, without their labels, from 0 to 1.
+        target: teacher; or labels, those of the other surfaces as well: the control, a student trained on the labels of
+            all surfaces, that says how much of a gain is the teacher's. `loss` and `alpha` say nothing then.
     """
 
     weight: float = 1.0
@@ -36,6 +38,7 @@ class SingleConfig:
     alpha: float = 1.0
     task_weights: dict[str, float] = field(default_factory=dict)
     other_surfaces: float = 0.0
+    target: Literal["teacher", "labels"] = "teacher"
 
     def __post_init__(self) -> None:
         self.check("single")
@@ -68,6 +71,8 @@ class PrivilegedFeaturesConfig(SingleConfig):
 
     def __post_init__(self) -> None:
         self.check("pfd")
+        if self.target == "labels":
+            raise UserError("pfd.target: got 'labels', allowed: teacher. The control with labels is `single`")
         if self.warmup_examples < 0:
             raise UserError(f"pfd.warmup_examples: got {self.warmup_examples}, allowed: 0 or more")
 

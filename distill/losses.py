@@ -78,6 +78,19 @@ def teacher_logits(batch: Batch, student: Architecture) -> tuple[Tensor, Tensor]
     return logits, batch.teacher.mask.unsqueeze(1).expand_as(logits)
 
 
+def labels_of(batch: Batch, student: Architecture) -> tuple[Tensor, Tensor]:
+    """The labels of the student's tasks that training may learn from.
+
+    Args:
+        batch: with labels.
+        student: gives the tasks.
+
+    Returns:
+        float32 [B, k]; mask bool [B, k] of those that are there.
+    """
+    return batch.labels[:, student.task_index], batch.label_mask[:, student.task_index]
+
+
 class _ScaleGradient(torch.autograd.Function):
     generate_vmap_rule = True  # a bank computes the losses of its members at once
 

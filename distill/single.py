@@ -7,7 +7,7 @@ from torch import Tensor
 from distill.batch import Batch
 from distill.channel_config import SingleConfig
 from distill.distillation import check_tasks, distillation_loss, weights_of
-from distill.losses import sampled_logits
+from distill.losses import labels_of, masked_bce, sampled_logits
 from distill.protocols import Architecture, Channel, Output
 from distill.schema import FeatureSchema
 
@@ -31,6 +31,7 @@ class Single(Channel):
         self.config = config
         # A loss that weighs nothing must change nothing, not even the number of steps.
         self.other_surfaces = config.other_surfaces if config.weight else 0.0
+        self.other_labels = config.target == "labels"
 
     def attach(self, student: Architecture) -> None:
         weights = weights_of(self.config.task_weights, student.tasks)
@@ -38,6 +39,9 @@ class Single(Channel):
 
     def loss(self, output: Output, batch: Batch, student: Architecture) -> tuple[Tensor, dict[str, Tensor]]:
         config, logits = self.config, sampled_logits(output.logits, student)
+        if config.target == "labels":
+            loss = masked_bce(logits, *labels_of(batch, student), self.task_weights)
+            return config.weight * loss, {"loss": loss.detach()}
         loss, logs = distillation_loss(config.loss, logits, batch, student, config.alpha, self.task_weights)
         return config.weight * loss, logs
 

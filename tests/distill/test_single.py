@@ -142,6 +142,19 @@ def test_what_weighs_nothing_changes_no_bit(make: Any, options: Any, kind: Disti
     assert [name for name in alone if not torch.equal(alone[name], beside[name])] == []
 
 
+def test_with_labels_for_a_target_it_is_the_labels_loss_once_more() -> None:
+    """Twice the loss of the labels, by hand: the mean over a task's known labels, summed over tasks."""
+    student, batch = make_student("dlrm", SCHEMA), batch_of()
+    channel, output = single(student, weight=2.0, target="labels"), student(batch)
+    assert channel.other_labels and not single(student).other_labels
+    expected = 0.0
+    for task in range(len(student.tasks)):
+        known = batch.label_mask[:, student.task_index[task]]
+        z, y = output.logits[known, task].double(), batch.labels[known, student.task_index[task]].double()
+        expected += (torch.log1p(z.exp()) - y * z).mean().item()
+    assert channel.loss(output, batch, student)[0].item() == pytest.approx(2 * expected, rel=1e-5)
+
+
 def test_after_the_warm_up_the_student_feels_it() -> None:
     alone, beside = train(), train(pfd, warmup_examples=24)
     assert not torch.equal(alone["heads.bias"], beside["heads.bias"])
@@ -211,6 +224,11 @@ def test_settings_out_of_range(make: Any, options: dict[str, Any], message: str)
     channel = "single" if make is SingleConfig else "pfd"
     with pytest.raises(UserError, match=f"{channel}.{message}"):
         make(**options)
+
+
+def test_labels_are_no_target_of_privileged_features() -> None:
+    with pytest.raises(UserError, match=r"pfd\.target: got 'labels', allowed: teacher"):
+        PrivilegedFeaturesConfig(target="labels")
 
 
 def test_warm_up_below_0_and_unknown_tasks() -> None:
