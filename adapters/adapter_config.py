@@ -14,6 +14,8 @@ class LearntTargetConfig:
     Attributes:
         weight: factor of the distillation loss; 0 or more. What makes the target learns whatever it is.
         beta: factor on the gradient that the distill head sends into the student; 0 or more, 0 sends none.
+        head: distill, a head of its own on the tap; or serving, where the target takes the place that the teacher has
+            in `single`: tap, hidden and beta say nothing then.
         tap: the student's tap that the distill head reads.
         hidden: widths of the distill head's hidden layers; none for a linear head.
         task_weights: factor of a task's distillation loss by its name; 1 for tasks not named.
@@ -22,12 +24,12 @@ class LearntTargetConfig:
         surface: it also reads the example's surface; of use to a model of several.
         age: it also reads how old each teacher's snapshot is.
         hour: it also reads the hour of the day (UTC), which the student itself sees only as a feature of the data.
-        other_surfaces: share of the other surfaces' rows that the distill head also learns from, from 0 to 1; what
-            makes the target learns from none of them.
+        other_surfaces: share of the other surfaces' rows that the distill head also learns from, from 0 to 1.
     """
 
     weight: float = 1.0
     beta: float = 1.0
+    head: Literal["distill", "serving"] = "distill"
     tap: str = "penultimate"
     hidden: list[int] = field(default_factory=list)
     task_weights: dict[str, float] = field(default_factory=dict)
@@ -64,12 +66,35 @@ class StudentAdapterConfig(LearntTargetConfig):
     Attributes:
         residual: the adapter adds a correction to the teacher's logit, 0 at first; otherwise it makes the logit anew
             from what it reads, as in ExFM.
+        labels: own, those of the student's rows; all, also those of the other surfaces' rows, which the adapter alone
+            learns from.
+        features: sparse features that the adapter also reads, of those that the student reads; each through a table of
+            its own.
+        dim: width of these tables; a multiple of 4.
+        table_learning_rate: of their row-wise AdaGrad; more than 0.
     """
 
     residual: bool = True
+    labels: Literal["own", "all"] = "own"
+    features: list[str] = field(default_factory=list)
+    dim: int = 8
+    table_learning_rate: float = 0.02
 
     def __post_init__(self) -> None:
         self.check("adapter")
+        if self.labels == "all" and not self.other_surfaces:
+            raise UserError(
+                "adapter.labels: got 'all', allowed: own, because adapter.other_surfaces is 0. Set it to 1, or to the "
+                "share of the other surfaces' rows that is to be read"
+            )
+        if len(set(self.features)) < len(self.features):
+            raise UserError(f"adapter.features: got {self.features}, allowed: every feature once")
+        if self.dim < 4 or self.dim % 4:
+            raise UserError(f"adapter.dim: got {self.dim}, allowed: multiples of 4")
+        if self.table_learning_rate <= 0:
+            raise UserError(
+                f"adapter.table_learning_rate: got {self.table_learning_rate}, allowed: more than 0"
+            )
 
 
 @dataclass

@@ -6,7 +6,8 @@ distilled into a head of the student.
 
 In this order in every training step (ExFM, arXiv 2502.17494): the estimator learns, speaks again, and the student
 learns from what it says then. The teachers feel nothing, the estimator nothing of the student, and the serving head
-nothing of either. All of it exists in training only.
+nothing of either, unless `head: serving` puts what the estimator says in the teacher's place of `single`. All of it
+exists in training only.
 
 A student that trains on sampled rows (`distill.sampling`) sees labels of those rows: logits are of these here, the
 teachers' being shifted as `distill.losses.teacher_logits` does.
@@ -29,7 +30,7 @@ from adapters.layers import relu_layers
 from distill.batch import Batch, TeacherSignal
 from distill.distillation import check_tasks, soft_bce, weights_of
 from distill.errors import NonFiniteError
-from distill.losses import masked_bce, sampled_rates
+from distill.losses import masked_bce, sampled_logits, sampled_rates
 from distill.protocols import Architecture, Channel, Output
 from distill.schema import FeatureSchema
 from distill.seeding import seeded
@@ -48,14 +49,15 @@ class LearntTarget(Channel):
         UserError: a weight is given to a task that the schema lacks.
     """
 
-    touches_serving_head = False
-    reads_batch = ("estimator",)
+    reads_batch: tuple[str, ...] = ("estimator",)
+    head: DistillHead  # unless it touches the serving head
     task_weights: Tensor
 
     def __init__(self, name: str, config: LearntTargetConfig, schema: FeatureSchema, seed: int):
         super().__init__()
         check_tasks(config.task_weights, schema, name)
         self.name, self.config, self.schema, self.seed = name, config, schema, seed
+        self.touches_serving_head = config.head == "serving"
         self.other_surfaces = config.other_surfaces if config.weight else 0.0
         self._logs: dict[str, Tensor] = {}
 
@@ -79,17 +81,18 @@ class LearntTarget(Channel):
         """
         config = self.config
         width = tap_width(student, config.tap, self.name)
-        self.task_index, self.shift = student.task_index, student.logit_shift
+        self.tasks, self.task_index, self.shift = student.tasks, student.task_index, student.logit_shift
         self.register_buffer("task_weights", weights_of(config.task_weights, student.tasks), persistent=False)
         with seeded(self.seed, f"channel.{self.name}"):
-            self.head = DistillHead(width, config.hidden, student.tasks, config.beta)
+            if not self.touches_serving_head:
+                self.head = DistillHead(width, config.hidden, student.tasks, config.beta)
             self.estimator = self.build_estimator(student)
         own = list(self.estimator.parameters())
         self.optimizer = torch.optim.Adam(own, lr=config.learning_rate, fused=True) if own else None
 
     def dense_parameters(self) -> Iterable[nn.Parameter]:
         """Those of the head; `step` updates the estimator's."""
-        return self.head.parameters()
+        return () if self.touches_serving_head else self.head.parameters()
 
     def training_state(self) -> dict[str, Any]:
         """Of the estimator's own Adam; nothing where nothing is learnt."""
@@ -101,7 +104,8 @@ class LearntTarget(Channel):
 
     def set_base_rates(self, rates: Mapping[str, Tensor]) -> None:
         """The head starts at the rates of the rows trained on, about where its targets lie."""
-        self.head.set_base_rates(sampled_rates(rates, self.shift))
+        if not self.touches_serving_head:
+            self.head.set_base_rates(sampled_rates(rates, self.shift))
 
     def teacher_logits(self, signal: TeacherSignal) -> Tensor:
         """A teacher's logits for the student's tasks, on the rows trained on; float32 [B, k]."""
@@ -138,9 +142,15 @@ class LearntTarget(Channel):
         with torch.no_grad():
             logits, known = self.estimate(batch)
         mask = known.unsqueeze(1).expand(logits.shape[-2:])
-        loss = soft_bce(self.head(output.taps[self.config.tap]), logits, mask, self.task_weights)
+        loss = soft_bce(self._taught(output, student), logits, mask, self.task_weights)
         # What `step` has logged is of the student's own rows.
         return self.config.weight * loss, {"loss": loss.detach(), **(self._logs if batch.own else {})}
+
+    def _taught(self, output: Output, student: Architecture) -> Tensor:
+        """Logits [B, k] that learn from the target."""
+        if self.touches_serving_head:
+            return sampled_logits(output.logits, student)
+        return self.head(output.taps[self.config.tap])
 
     def _log(self, batch: Batch, logits: Tensor, labels: Tensor, matured: Tensor) -> None:
         """The target beside the teacher itself, by the labels that both are known for; how far it lies from the
@@ -155,7 +165,7 @@ class LearntTarget(Channel):
             "target_loss": masked_bce(logits, labels, matured & known),
             "teacher_loss": masked_bce(of_teacher, labels, matured & known),
             "correction": moved.abs().sum((-2, -1)) / (known.sum().clamp_min(1) * logits.size(-1)),
-        } | {f"shift_{task}": shift for task, shift in zip(self.head.tasks, shifts.unbind(-1), strict=True)}
+        } | {f"shift_{task}": shift for task, shift in zip(self.tasks, shifts.unbind(-1), strict=True)}
 
 
 def mlp(widths: Sequence[int], zero: bool) -> nn.Sequential:

@@ -6,6 +6,14 @@ It answers a teacher that is late (z_F is of a snapshot some days old), and one 
 student's surface. The residual form with a last layer of zeros is ours: an adapter that has learnt nothing hands the
 teacher on as it is. ExFM's z_A = MLP(z_F) is `residual: false`. See `adapters.learnt_target` for the order of a step.
 
+Logits alone tell the adapter how far the teacher's level has moved. With `features` it also reads ids
+(`adapters.id_inputs`), with `labels: all` it learns from the newest labels of all surfaces, of which the student sees
+none:
+
+    channels:
+      all_surfaces: {ah: {other_surfaces: 1.0},
+                     adapter: {other_surfaces: 1.0, labels: all, features: [user_id, item_id], surface: true}}
+
 Shape letters: B examples, k tasks of the student.
 """
 
@@ -13,9 +21,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from adapters.adapter_config import StudentAdapterConfig
+from adapters.id_inputs import IdInputs, check_features
 from adapters.learnt_target import LearntTarget, mlp
 from adapters.teacher_inputs import TeacherInputs
 from distill.batch import Batch
@@ -38,9 +48,16 @@ class StudentAdapter(LearntTarget):
     def __init__(self, config: StudentAdapterConfig, schema: FeatureSchema, seed: int):
         super().__init__("adapter", config, schema, seed)
         self.inputs = TeacherInputs(config, schema)
+        check_features(config, schema)
+        self.other_labels = config.labels == "all"
+        if config.features:
+            self.reads_batch = ()  # tables are no modules of rows alone
 
     def build_estimator(self, student: Architecture) -> nn.Module:
-        widths = [self.inputs.width, *self.config.layers, len(student.tasks)]
+        check_features(self.config, self.schema, student)
+        self.ids = IdInputs(self.config, self.schema, self.seed) if self.config.features else None
+        read = self.inputs.width + (0 if self.ids is None else self.ids.width)
+        widths = [read, *self.config.layers, len(student.tasks)]
         return mlp(widths, zero=self.config.residual)
 
     def set_base_rates(self, rates: Mapping[str, Tensor]) -> None:
@@ -49,12 +66,13 @@ class StudentAdapter(LearntTarget):
         if not self.config.residual:
             *_, last = self.estimator.children()
             assert isinstance(last, nn.Linear)
-            start_bias(last.bias, base_rate_logits(sampled_rates(rates, self.shift), self.head.tasks))
+            start_bias(last.bias, base_rate_logits(sampled_rates(rates, self.shift), self.tasks))
 
     def estimate(self, batch: Batch) -> tuple[Tensor, Tensor]:
         signal = batch.teacher
         assert signal is not None, "the batch carries no teacher signal"
-        logits = self.estimator(self.inputs(batch, [signal]))
+        read = self.inputs(batch, [signal])
+        logits = self.estimator(read if self.ids is None else torch.cat([read, self.ids(batch)], 1))
         if self.config.residual:
             logits = logits + self.teacher_logits(signal)
         return logits, signal.mask

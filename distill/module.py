@@ -84,10 +84,10 @@ class DistillModule(L.LightningModule):
         loss = self._label_loss(output, batch, share) if batch.own else output.logits.new_zeros(())
         for name, channel in self.channels.items():
             assert isinstance(channel, Channel)
-            if batch.own:
-                channel.step(output, batch)
-            elif not channel.other_surfaces:
+            if not batch.own and not channel.other_surfaces:
                 continue
+            if batch.own or channel.other_labels:
+                channel.step(output, batch)
             extra, logs = channel.loss(output, batch, self.model)
             loss = loss + extra
             for key, value in logs.items():

@@ -120,8 +120,9 @@ class Channel(nn.Module, ABC):
         history_length: last events of the user's own history that its fields are made of. The batch carries more where
             the student or another channel asks for more.
         other_surfaces: share of the rows of other surfaces that its loss is also asked for, in batches of their own
-            (`Batch.own` False, `distill.other_surfaces`); of them its `step` is never called.
-        other_labels: True where those batches must carry labels: of a control, for a student is not to learn from them.
+            (`Batch.own` False, `distill.other_surfaces`).
+        other_labels: True where those batches must carry labels, and its `step` is called with them too: of what learns
+            a target, or of a control, for the student itself is not to learn from them.
         reads_batch: names of its modules that read the batch alone, rows [B, any width], and nothing of the student.
     """
 

@@ -112,6 +112,13 @@ def test_only_channels_that_ask_learn_from_them(data: DataSet) -> None:
     assert set(module.means()) == {"asks/loss"}
 
 
+def test_who_asks_for_their_labels_takes_its_own_step_with_them(data: DataSet) -> None:
+    asks = Asks()
+    asks.other_labels = True
+    step(data, next(iter(both(data))), asks=asks)
+    assert asks.calls == ["step", "loss"]
+
+
 def test_own_rows_reach_all(data: DataSet) -> None:
     *_, batch = both(data)
     asks, quiet = Asks(), Own()
