@@ -20,10 +20,10 @@ from distill.registry import SOURCES
 from distill.rows import UNKNOWN, Rows, check_columns, columns_for, decode, maturity_columns, usable
 from distill.schema import FeatureSchema
 from distill.sources.fingerprint import fingerprint
-from distill.sources.writer import CONTENT, MANIFEST, VOCABULARY, day_folder
+from distill.sources.writer import CONTENT, MANIFEST, day_folder
 from distill.strict_json import read_mapping, typed
 from distill.structured import build
-from distill.vocabulary import Vocabulary, load
+from distill.vocabulary import VOCABULARY, Vocabulary, load
 
 if TYPE_CHECKING:
     from distill.progress import Progress

@@ -18,7 +18,7 @@ Shape letters: N values, V rows with a value.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,8 +31,9 @@ from distill.errors import DataError
 from distill.parquet import ParquetPart
 from distill.schema import SparseFeature
 
-VALUE, ROW = "value", "row"
+VOCABULARY, VALUE, ROW = "vocabulary", "value", "row"
 WHOLE, TEXT = pa.int64(), pa.large_string()
+KINDS = {"integer": WHOLE, "text": TEXT}
 _BASIS, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 
 
@@ -50,6 +51,11 @@ class Vocabulary:
     values: pa.Array
     rows: np.ndarray
 
+    @property
+    def kind(self) -> str:
+        """`integer` or `text`."""
+        return next(kind for kind, found in KINDS.items() if found == self.values.type)
+
     def rows_of(self, column: pa.Array | pa.ChunkedArray, where: str) -> pa.Array:
         """Rows of raw values.
 
@@ -64,20 +70,21 @@ class Vocabulary:
             DataError: neither whole numbers nor texts, or not those of the vocabulary; null in the place of a list; a
                 value without a row where no row stands for unknown ones.
         """
-        array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-        if not is_list(array.type):
-            return self._rows_of(array, where)
-        starts, flat = lists(array, where)
-        return type(array).from_arrays(pa.array(starts, array.offsets.type), self._rows_of(flat, where))
+        return _each(column, where, lambda values: self._rows_of(values, where))
 
     def holds(self, column: pa.ChunkedArray, where: str) -> pa.Array:
         """Whether raw values [N] have a row of their own, bool [N]; DataError as `rows_of`."""
         values = raw_values(column.combine_chunks(), where, self.values.type)
         return pc.is_in(values, value_set=self.values.drop_null())
 
-    def values_of(self, rows: np.ndarray) -> pa.Array:
-        """A raw value of each row [N]: the value itself, or one with the same hash; every row must have occurred."""
-        return self.values.take(pa.array(np.searchsorted(self.rows, rows)))
+    def values_of(self, column: pa.Array | pa.ChunkedArray, where: str) -> pa.Array:
+        """Raw values of rows, the way back from `rows_of`: the value itself, or one with the same hash.
+
+        Args:
+            column: int64 [N], or lists of them; every row must be one that occurred.
+            where: what to call the column in messages.
+        """
+        return _each(column, where, lambda rows: self.values.take(pa.array(np.searchsorted(self.rows, rows))))
 
     def save(self, path: Path) -> None:
         """Write the file."""
@@ -180,7 +187,7 @@ def is_list(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind)
 
 
-def lists(array: pa.Array, where: str) -> tuple[np.ndarray, pa.Array]:
+def list_parts(array: pa.Array, where: str) -> tuple[np.ndarray, pa.Array]:
     """Where each list begins, int64 [lists + 1], and the values of all; DataError for null in the place of a list."""
     if array.null_count:
         raise DataError(
@@ -188,6 +195,15 @@ def lists(array: pa.Array, where: str) -> tuple[np.ndarray, pa.Array]:
         )
     offsets = array.offsets.to_numpy().astype(np.int64)
     return offsets - offsets[0], array.flatten()
+
+
+def _each(column: pa.Array | pa.ChunkedArray, where: str, change: Callable[[pa.Array], pa.Array]) -> pa.Array:
+    """A column with changed values, or lists with changed values in them."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if not is_list(array.type):
+        return change(array)
+    starts, flat = list_parts(array, where)
+    return type(array).from_arrays(pa.array(starts, array.offsets.type), change(flat))
 
 
 def _is_text(kind: pa.DataType) -> bool:

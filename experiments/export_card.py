@@ -13,6 +13,7 @@ from distill.interval import LEVEL
 from distill.results import read_results
 from experiments.pipeline.environment import git_commit
 from experiments.pipeline.experiment import Experiment
+from students.export.raw import described
 from students.export.signature import PAST_ITEM, PAST_USER, TEACHER, Signature
 
 LICENCES = {
@@ -53,6 +54,7 @@ def card(
         f"- Data: {data.schema.name}, {LICENCES.get(data.source, 'not known')}; fingerprint {data.fingerprint}.",
         f"- Trained through day {trained_through}, seed {seed}.",
         f"- Config {experiment.config_hash}, commit {git_commit()}.",
+        *_raw_ids(signature),
         *_of_teacher(signature),
         *facts,
         "",
@@ -63,6 +65,11 @@ def card(
         f"Made by `{command}`.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _raw_ids(signature: Signature) -> list[str]:
+    """What a request holds in the place of rows, feature by feature."""
+    return [f"- `{one.name}`: {described(one)}." for one in signature.features if one.ids != "rows"]
 
 
 def _of_teacher(signature: Signature) -> list[str]:

@@ -27,6 +27,7 @@ from experiments.pipeline.build import build_student
 from experiments.pipeline.experiment import Experiment
 from experiments.pipeline.run import open_experiment
 from experiments.pipeline.supply import Supply, open_supply
+from students.export import raw
 from students.export.folder import (
     CARD,
     COMPILED,
@@ -124,7 +125,8 @@ def write_export(chosen: Chosen, folder: Path, precision: Precision, compiled: b
     Raises:
         UserError: the student cannot be served, or the export says something else than the student.
     """
-    served = serve(chosen.model, precision)
+    vocabularies = chosen.experiment.data.vocabularies()
+    served = serve(chosen.model, precision, vocabularies)
     batches = list(itertools.islice(_batches(chosen), _BATCHES))
     tables = [table_of(batch, served.signature) for batch in batches]
     example = tables[0].slice(0, _EXAMPLES)
@@ -136,7 +138,8 @@ def write_export(chosen: Chosen, folder: Path, precision: Precision, compiled: b
         save_program(program, made / PROGRAM)
         write_arrays(made, served.arrays)
         write_signature(made, served.signature, {"trained_through_day": chosen.trained_through})
-        pq.write_table(example, made / EXAMPLE)
+        raw.write(made, served.signature, vocabularies)
+        pq.write_table(raw.with_values(example, served.signature, vocabularies), made / EXAMPLE)
         logits = {f"logit_{task}": expected[:, k] for k, task in enumerate(served.signature.tasks)}
         pq.write_table(pa.table(logits), made / EXPECTED)
         facts = [

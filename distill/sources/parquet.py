@@ -79,8 +79,8 @@ from distill.sources.columns import domains_by_index
 from distill.sources.config import ParquetConfig, data_root
 from distill.sources.fingerprint import fingerprint
 from distill.sources.raw_ids import as_rows, collect, with_sizes
-from distill.sources.writer import VOCABULARY, PreparedWriter
-from distill.vocabulary import Vocabulary
+from distill.sources.writer import PreparedWriter
+from distill.vocabulary import VOCABULARY, Vocabulary
 
 if TYPE_CHECKING:
     from distill.progress import Progress

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from distill.errors import DataError
 from distill.parquet import ParquetPart
 from distill.schema import FeatureSchema, SparseFeature
-from distill.vocabulary import Vocabulary, hashed, is_list, lists, load, raw_values
+from distill.vocabulary import Vocabulary, hashed, is_list, list_parts, load, raw_values
 
 _AT_ONCE = 1 << 20
 
@@ -105,7 +105,7 @@ class _Collector:
     def add(self, array: pa.Array, where: str) -> None:
         """More values, or lists of them."""
         if is_list(array.type):
-            array = lists(array, where)[1]
+            array = list_parts(array, where)[1]
         new = pc.unique(raw_values(array, where, self._kind)).drop_null()
         if not len(new):
             return

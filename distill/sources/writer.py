@@ -33,14 +33,13 @@ from distill.rows import Rows, check_rows, conform, decode
 from distill.schema import FeatureSchema
 from distill.sources.content import ContentBuilder
 from distill.sources.events import NO_EXAMPLE, EventBuilder
-from distill.vocabulary import Vocabulary, save_all
+from distill.vocabulary import VOCABULARY, Vocabulary, save_all
 
 ROW_GROUP = 65_536
 # Part of every fingerprint: raise it when the prepared form changes, so that cached data sets are made anew.
 PREPARED_VERSION = 2
 MANIFEST = "manifest.json"
 CONTENT = "content"
-VOCABULARY = "vocabulary"
 
 
 def day_folder(day: int) -> str:

@@ -1,6 +1,7 @@
 """From your own Parquet to a student scored in your own process: python own_parquet.py MY_DATA WORK.
 
-MY_DATA is what distill/sources/parquet.py describes: here six days, with a surface `feed`.
+MY_DATA is what distill/sources/parquet.py describes: here six days, with a surface `feed`. Its user_id may be texts
+such as "user 7": `user_id: {ids: vocabulary, group: user}` in its schema.yaml numbers them, and the export knows them.
 """
 
 import sys
@@ -29,7 +30,7 @@ def ship(data: Path, work: Path) -> None:
     student = ["small", "--channel", "ah", "--precision", "fp16", "--no-compile", "--to", str(work / "small")]
     if main(["run", str(work / "mine.yaml")]) or main(["export", str(work / "run"), *student]):
         sys.exit("training or export failed")
-    rows = pq.read_table(sorted(data.glob("*/*.parquet"))[-1])
+    rows = pq.read_table(sorted(data.glob("date=*/*.parquet"))[-1])  # ids as they are in the log
     for task, logits in Export.load(work / "small").score(rows).items():
         print(task, len(logits), logits.mean())
 

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from distill.errors import DataError
+from distill.vocabulary import is_list, list_parts
 
 
 def numbers(column: pa.Array | pa.ChunkedArray, name: str, dtype: type) -> np.ndarray:
@@ -34,14 +35,9 @@ def lists(table: pa.Table, name: str) -> tuple[np.ndarray, pa.Array]:
         DataError: no lists, or nulls in the place of lists.
     """
     column = table[name].combine_chunks()
-    if not _holds_lists(column.type):
+    if not is_list(column.type):
         raise DataError(f"{name}: got {column.type}, allowed: a list for every row")
-    if column.null_count:
-        raise DataError(
-            f"{name}: got {column.null_count} nulls, allowed: lists, empty where there is nothing"
-        )
-    offsets = column.offsets.to_numpy().astype(np.int64)
-    return offsets - offsets[0], column.flatten()
+    return list_parts(column, name)
 
 
 def width_checked(column: pa.Array, name: str, width: int) -> np.ndarray:
@@ -50,7 +46,7 @@ def width_checked(column: pa.Array, name: str, width: int) -> np.ndarray:
     Raises:
         DataError: lists of another length, nulls, numbers that are not finite.
     """
-    if not _holds_lists(column.type) or column.null_count:
+    if not is_list(column.type) or column.null_count:
         raise DataError(
             f"{name}: got {column.type} with {column.null_count} nulls, allowed: lists of {width} numbers"
         )
@@ -96,7 +92,3 @@ def refuse_late(name: str, times: np.ndarray, offsets: np.ndarray, timestamp: np
 def array_of_lists(offsets: np.ndarray, values: np.ndarray | pa.Array) -> pa.ListArray:
     """A column of lists from where each row's begin, and all values."""
     return pa.ListArray.from_arrays(pa.array(offsets - offsets[0], pa.int32()), pa.array(values))
-
-
-def _holds_lists(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind)

@@ -1,10 +1,11 @@
 """An export on disk: one folder that needs torch and numpy alone, with a checksum of every file.
 
 manifest.json         format, sha256 of every other file
-signature.json        the program's arguments, features, tasks (`Signature`), vocabularies and hashing
+signature.json        the program's arguments, features, tasks (`Signature`), how raw ids become rows
 program.pt2           torch.export's program: its zip of JSON and raw numbers
 compiled.pt2          AOTInductor's package of the same, for this kind of processor; absent without a C++ compiler
 tables/*.npy          arrays of the tables
+vocabulary/*.parquet  values of the features that have a vocabulary, in the order of their rows (`value`, `row`)
 example.parquet       rows as they are scored
 expected.parquet      the logits that the exported tables and program give them
 MODEL_CARD.md         for people
@@ -29,6 +30,8 @@ from torch import Tensor
 
 from distill.checkpoint import file_hash
 from distill.errors import DataError, UserError
+from distill.vocabulary import Vocabulary
+from students.export import raw
 from students.export.rows import as_tensors, inputs_of
 from students.export.signature import Signature
 from students.export.trace import Run, load_compiled, load_program
@@ -37,10 +40,6 @@ FORMAT = 2
 MANIFEST, SIGNATURE, CARD = "manifest.json", "signature.json", "MODEL_CARD.md"
 PROGRAM, COMPILED, TABLES = "program.pt2", "compiled.pt2", "tables"
 EXAMPLE, EXPECTED = "example.parquet", "expected.parquet"
-IDS = {
-    "hashing": "none: ids enter as they are",
-    "vocabulary": "the ids of the data set that the student was trained on, whole numbers from 0 to size - 1",
-}
 _TOGETHER = 4096
 
 
@@ -54,6 +53,7 @@ class Export:
         arrays: of the tables, mapped from their files.
         program: takes the arrays and the inputs, in the signature's order.
         backend: `compiled` or `program`, whichever runs.
+        vocabularies: by feature, of those whose raw ids are not rows.
     """
 
     folder: Path
@@ -61,6 +61,7 @@ class Export:
     arrays: tuple[Tensor, ...]
     program: Run
     backend: str
+    vocabularies: Mapping[str, Vocabulary]
 
     @classmethod
     def load(cls, folder: str | Path, backend: str | None = None) -> Export:
@@ -83,7 +84,8 @@ class Export:
                 f"{folder}: backend: got 'compiled', allowed: program, since the folder has no {COMPILED}"
             )
         load = {"compiled": load_compiled, "program": load_program}[backend]
-        return cls(folder, signature, arrays, load(folder / f"{backend}.pt2"), backend)
+        vocabularies = raw.read(folder, signature)
+        return cls(folder, signature, arrays, load(folder / f"{backend}.pt2"), backend, vocabularies)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Logits float32 [B, k] of inputs in the signature's order, whose ids are inside their tables."""
@@ -94,7 +96,7 @@ class Export:
         """Logits of rows, each for itself.
 
         Args:
-            table: as `students.export.rows` describes it.
+            table: as `students.export.rows` describes it, with raw ids where the signature says so.
 
         Returns:
             Task to float32 [rows].
@@ -102,9 +104,9 @@ class Export:
         Raises:
             DataError: what the rows lack, or hold that they may not.
         """
-        parts = []
+        parts, rows = [], raw.with_rows(table, self.signature, self.vocabularies)
         for start in range(0, max(table.num_rows, 1), _TOGETHER):
-            inputs = inputs_of(self.signature, table.slice(start, _TOGETHER))
+            inputs = inputs_of(self.signature, rows.slice(start, _TOGETHER))
             parts.append(self(*as_tensors(inputs)).numpy())
         logits = np.concatenate(parts)
         return {task: logits[:, place] for place, task in enumerate(self.signature.tasks)}
@@ -166,7 +168,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 def write_signature(folder: Path, signature: Signature, about: Mapping[str, Any]) -> None:
     """Write `signature.json`; `about` are further facts for whoever reads it."""
-    content = {**signature.to_plain(), "ids": IDS, **about}
+    ids = {one.name: raw.described(one) for one in signature.features}
+    content = {**signature.to_plain(), "ids": ids, **about}
     (folder / SIGNATURE).write_text(json.dumps(content, indent=1) + "\n")
 
 

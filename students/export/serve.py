@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from distill.errors import UserError
 from distill.past import ServedRepresentations
 from distill.protocols import Architecture
+from distill.schema import SparseFeature
+from distill.vocabulary import Vocabulary
 from kernels.embedding import EmbeddingTables
 from students.base import Student
 from students.export.program import ServedStudent
@@ -60,12 +63,15 @@ class Served:
     arrays: dict[str, Tensor]
 
 
-def serve(student: Architecture, precision: Precision) -> Served:
+def serve(
+    student: Architecture, precision: Precision, vocabularies: Mapping[str, Vocabulary] | None = None
+) -> Served:
     """Separate what is served of a student from what trains it; the student stays as it is.
 
     Args:
         student: trained.
         precision: of the tables.
+        vocabularies: of the data set, by feature, where requests hold raw ids; None where they hold rows.
 
     Raises:
         UserError: the student reads what only the training pipeline can give it.
@@ -74,7 +80,7 @@ def serve(student: Architecture, precision: Precision) -> Served:
     modules = _modules(checked)
     rows = {name: _rows(module) for name, module in modules.items()}
     tables = tuple(_table(name, of_feature) for name, of_feature in rows.items())
-    signature = _signature(checked, precision, tables)
+    signature = _signature(checked, precision, tables, vocabularies or {})
     arrays = {}
     for table, of_feature in zip(tables, rows.values(), strict=True):
         encoded = encode(torch.cat(list(of_feature.values())), precision)
@@ -142,12 +148,14 @@ def _table(name: str, rows: dict[str, Tensor]) -> ServedTable:
     return ServedTable(name, next(iter(rows.values())).size(1), first_rows, end)
 
 
-def _signature(student: Student, precision: Precision, tables: tuple[ServedTable, ...]) -> Signature:
+def _signature(
+    student: Student,
+    precision: Precision,
+    tables: tuple[ServedTable, ...],
+    vocabularies: Mapping[str, Vocabulary],
+) -> Signature:
     schema = student.schema
-    features = tuple(
-        ServedFeature(name, schema.sparse[name].size, schema.sparse[name].multi, _of_user(student, name))
-        for name in student.features
-    )
+    features = tuple(_feature(schema.sparse[name], vocabularies.get(name)) for name in student.features)
     vectors = _vectors(student)
     one_by_one = student.history_pooling is None or len(student.event_inputs) > 0
     inputs = all_inputs(
@@ -174,5 +182,8 @@ def _signature(student: Student, precision: Precision, tables: tuple[ServedTable
     )
 
 
-def _of_user(student: Student, feature: str) -> bool:
-    return student.schema.sparse[feature].group == "user"
+def _feature(feature: SparseFeature, vocabulary: Vocabulary | None) -> ServedFeature:
+    served = ServedFeature(feature.name, feature.size, feature.multi, of_user=feature.group == "user")
+    if vocabulary is None:
+        return served
+    return replace(served, ids=feature.ids, unknown=feature.unknown, raw=vocabulary.kind)

@@ -34,12 +34,18 @@ class ServedFeature:
         size: ids lie in [0, size).
         multi: any number of ids, an input pair of its own.
         of_user: the same for all candidates of a user.
+        ids: how a request's values become ids (`distill.vocabulary`): `rows`, `vocabulary` or `hash`.
+        unknown: whether row 0 stands for unknown values; of no meaning under `rows`.
+        raw: kind of a request's values: `integer` or `text`.
     """
 
     name: str
     size: int
     multi: bool
     of_user: bool
+    ids: str = "rows"
+    unknown: bool = True
+    raw: str = "integer"
 
 
 @dataclass(frozen=True)

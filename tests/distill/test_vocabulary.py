@@ -116,7 +116,7 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     texts().save(tmp_path / "item.parquet")
     loaded = load(tmp_path / "item.parquet", OPEN)
     assert loaded.values.equals(texts().values) and loaded.rows.tolist() == [0, 1, 2, 3]
-    assert loaded.values_of(np.array([2, 0, 3])).to_pylist() == ["a", None, "é"]
+    assert loaded.values_of(pa.array([[2, 0], [3]]), "x").to_pylist() == [["a", None], ["é"]]
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +24,7 @@ from experiments.pipeline.build import build_student
 from experiments.pipeline.run import open_experiment
 from students.export import Export
 from tests.experiments.bare_environment import make_environment
+from tests.experiments.raw_ids import with_raw_ids
 from tests.experiments.tiny_experiment import write_days, write_experiment
 
 BARE = Path(__file__).parents[2] / "experiments" / "examples" / "score_bare.py"
@@ -31,7 +34,8 @@ BARE = Path(__file__).parents[2] / "experiments" / "examples" / "score_bare.py"
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder whose students have random parameters."""
     folder = tmp_path_factory.mktemp("export")
-    file = write_experiment(folder / "tiny", write_days(folder / "data"), folder / "cache")
+    data = with_raw_ids(write_days(folder / "data"))
+    file = write_experiment(folder / "tiny", data, folder / "cache")
     loaded = load_config(file)
     experiment = open_experiment(loaded, False, progress_on())
     experiment.folder.mkdir(parents=True)
@@ -103,8 +107,15 @@ def test_bare_environment_has_nothing_of_the_project(bare: Path, package: str) -
     assert f"No module named '{package}'" in run_bare(bare, "-c", f"import {package}").stderr
 
 
-def test_bare_example_gives_the_same(bare: Path, export: Path) -> None:
-    done = run_bare(bare, BARE, export, export / "example.parquet")
+def test_bare_example_gives_the_same_for_rows_as_they_were_brought(
+    bare: Path, run: Path, export: Path, tmp_path: Path
+) -> None:
+    """The pipeline's scores of the last tuning day, for the raw rows of that day's file."""
+    brought = pq.read_table(run.parents[1] / "data" / "date=2026-01-05" / "rows.parquet", partitioning=None)
+    wanted = pq.read_table(export / "example.parquet")["example_id"]
+    places = [brought["example_id"].to_pylist().index(one) for one in wanted.to_pylist()]
+    pq.write_table(brought.take(places), tmp_path / "rows.parquet")
+    done = run_bare(bare, BARE, export, tmp_path / "rows.parquet")
     assert done.returncode == 0, done.stderr
     rows = np.array([line.split() for line in done.stdout.splitlines()], np.float32)
     expected = pq.read_table(export / "expected.parquet")
@@ -116,11 +127,41 @@ def test_missing_and_wrong_features_are_named(export: Path) -> None:
     loaded, table = Export.load(export), pq.read_table(export / "example.parquet")
     with pytest.raises(ValueError, match="column 'item_id' is missing"):
         loaded.score(table.drop_columns("item_id"))
-    place = table.column_names.index("user_id")
-    with pytest.raises(ValueError, match="user_id: got 240 .*allowed: 0 to 239"):
-        loaded.score(table.set_column(place, "user_id", pa.array([240] * table.num_rows)))
-    with pytest.raises(ValueError, match="user_id: got string, allowed: integers"):
-        loaded.score(table.set_column(place, "user_id", pa.array(["a"] * table.num_rows)))
+    for name, value, message in (
+        ("item_id", 60, "item_id: got 60 .*allowed: 0 to 59"),
+        ("item_id", "a", "item_id: got string, allowed: integers"),
+        ("user_id", 7, "user_id: got int64, allowed: texts"),
+        ("shop", "a", "shop: got string, allowed: whole numbers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            loaded.score(changed(table, name, value))
+
+
+def changed(table: pa.Table, name: str, value: Any) -> pa.Table:
+    """The table with one value in every row of a column."""
+    return table.set_column(table.column_names.index(name), name, pa.array([value] * table.num_rows))
+
+
+def test_users_that_the_data_never_held_are_scored_as_unknown_ones(export: Path) -> None:
+    loaded, table = Export.load(export), pq.read_table(export / "example.parquet")
+    nobody, new, known = (changed(table, "user_id", value) for value in (None, "nobody", "user 007"))
+    scores = [loaded.score(rows)["click"] for rows in (nobody, new, known)]
+    assert np.array_equal(scores[0], scores[1]) and not np.allclose(scores[1], scores[2])
+
+
+def test_folder_says_how_raw_ids_become_rows(export: Path) -> None:
+    signature = json.loads((export / "signature.json").read_text())
+    (shop,) = [one for one in signature["features"] if one["name"] == "shop"]
+    assert (shop["ids"], shop["raw"], shop["size"], shop["unknown"]) == ("hash", "integer", 16, True)
+    assert [path.name for path in (export / "vocabulary").iterdir()] == ["user_id.parquet"]
+    assert signature["ids"] == {
+        "user_id": "any text; the row is the value's place in vocabulary/user_id.parquet; null and unknown values: "
+        "row 0",
+        "item_id": "rows of the table, whole numbers from 0 to 59",
+        "shop": "any integer; the row is 1 + h mod 15, h the 64-bit FNV-1a hash of its 8 little-endian bytes; null: "
+        "row 0",
+    }
+    assert f"- `shop`: {signature['ids']['shop']}." in (export / "MODEL_CARD.md").read_text()
 
 
 def test_changed_file_is_refused(export: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.experiments.raw_ids import with_raw_ids
 from tests.experiments.tiny_experiment import write_days
 
 ROOT = Path(__file__).parents[2]
@@ -13,7 +14,7 @@ EXAMPLE = ROOT / "experiments" / "examples" / "own_parquet.py"
 
 
 def test_own_parquet_is_scored(tmp_path: Path) -> None:
-    data = write_days(tmp_path / "data", rows=300)
+    data = with_raw_ids(write_days(tmp_path / "data", rows=300))
     command = [sys.executable, "-m", "experiments.examples.own_parquet", str(data), str(tmp_path / "work")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
