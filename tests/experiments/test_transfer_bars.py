@@ -187,7 +187,7 @@ def test_ah_that_loses_leaves_twice_undefined(tmp_path: Path) -> None:
     assert (row["verdict"], row["ratio"]) == ("undefined", None)
 
 
-WIDE = {"ah_surfaces": 0.5, "labels_surfaces": 0.6, "all_surfaces": 0.15}
+WIDE = {"ah_surfaces": 0.5, "single_surfaces": 0.4, "labels_surfaces": 0.6, "all_surfaces": 0.15}
 
 
 @pytest.fixture(scope="module")
@@ -217,12 +217,21 @@ def test_both_wholes_are_judged(
     assert row["verdict"] == ("ok" if row["low"] > 0 else "MISSED")
 
 
-@pytest.mark.parametrize("against", ["ah", "labels_surfaces"])
+@pytest.mark.parametrize(
+    ("channel", "against"),
+    [
+        ("single_surfaces", "single"),
+        ("single_surfaces", "labels_surfaces"),
+        ("ah_surfaces", "ah"),
+        ("all_surfaces", "labels_surfaces"),
+        ("all_surfaces", "single_surfaces"),
+    ],
+)
 def test_other_surfaces_rows_over_none_and_over_their_labels(
-    wide: dict[tuple[str, ...], Row], against: str
+    wide: dict[tuple[str, ...], Row], channel: str, against: str
 ) -> None:
-    row, noise = wide["other_surfaces", "ah_surfaces", against], NOISE | WIDE
-    expected = gain(noise["ah_surfaces"], "ne") - gain(noise[against], "ne")
+    row, noise = wide["other_surfaces", channel, against], NOISE | WIDE
+    expected = gain(noise[channel], "ne") - gain(noise[against], "ne")
     assert row["value"] == pytest.approx(expected, abs=1e-6)
 
 
@@ -245,22 +254,21 @@ def test_twice_what_single_loses_is_undefined(tmp_path: Path) -> None:
 
 
 LAGS = {0: (0.70, 0.70), 1: (0.90, 0.80), 3: (1.15, 0.75)}
-"""Lag to the errors of ah and of ah_adapter."""
+"""Lag to the errors of a teacher as it is and of a corrected one."""
+PAIRS = [("ah", "ah_adapter"), ("single_surfaces", "adapter_surfaces")]
 
 
-def by_lag(folder: Path, **cell: Any) -> dict[tuple[Any, ...], Row]:
-    noise = {
-        (name, lag): of
-        for lag, both in LAGS.items()
-        for name, of in zip(("ah", "ah_adapter"), both, strict=True)
-    }
+def by_lag(folder: Path, pair: tuple[str, str] = PAIRS[0], **cell: Any) -> dict[tuple[Any, ...], Row]:
+    noise = {(name, lag): of for lag, both in LAGS.items() for name, of in zip(pair, both, strict=True)}
     students = sources(folder, noise | {("none", lag): NOISE["none"] for lag in LAGS}, **cell)
     rows = claims(Losses(students, VERTICALS, RATES, "tune", DRAWS))
     return {(row["bar"], row["lag"], row["measure"]): row for row in rows}
 
 
-def test_the_adapter_by_lag(tmp_path: Path) -> None:
-    rows = by_lag(tmp_path)
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair[1])
+def test_the_adapter_by_lag(tmp_path: Path, pair: tuple[str, str]) -> None:
+    rows = by_lag(tmp_path, pair)
+    assert {(row["against"], row["channel"]) for row in rows.values()} == {pair}
     added = {}
     for lag, (plain, corrected) in LAGS.items():
         row = rows["adapter_helps" if lag == 3 else "adapter_harmless", lag, "ne"]

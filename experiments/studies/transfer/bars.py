@@ -47,14 +47,24 @@ BAR_COLUMNS = (
 
 _VERDICTS = {PASS: OK, FAIL: MISSED, NO_CLAIM: UNDEFINED}
 _AH, _ADAPTER, _SINGLE, _HISTORY, _NONE = "ah", "ah_adapter", "single", "rawid", "none"
-_SURFACES, _LABELS = "ah_surfaces", "labels_surfaces"
+_SURFACES, _LABELS = "single_surfaces", "labels_surfaces"
+# What other surfaces' rows add to a set, and the teacher to those rows' labels, and the other channels to both.
+_WITH_OTHERS = (
+    (_SURFACES, _SINGLE),
+    (_SURFACES, _LABELS),
+    ("ah_surfaces", _AH),
+    ("all_surfaces", _LABELS),
+    ("all_surfaces", _SURFACES),
+)
+# A corrected teacher and, in the same place, the teacher as it is.
+_CORRECTED = ((_ADAPTER, _AH), ("adapter_surfaces", _SURFACES))
 
 Verdict = Callable[[Estimate], str]
 
 
 def claims(losses: Losses) -> list[Row]:
-    """The bars over all verticals of one split: twice, ah over single, the whole over rawid, other surfaces' rows over
-    none of them and over their labels, the adapter by lag.
+    """The bars over all verticals of one split: twice, ah over single, the whole over rawid, sets with other surfaces'
+    rows over sets without and over those rows' labels, the adapter by lag.
 
     Args:
         losses: measured cells of all slices.
@@ -67,8 +77,8 @@ def claims(losses: Losses) -> list[Row]:
         *_twice(losses),
         *(row for whole in WHOLES for row in _over(losses, TWICE_SINGLE, whole, _SINGLE, times=2)),
         *(row for whole in WHOLES for row in _over(losses, OVER_HISTORY, whole, _HISTORY)),
-        *(row for against in (_AH, _LABELS) for row in _over(losses, SURFACES, _SURFACES, against)),
-        *_adapter(losses),
+        *(row for pair in _WITH_OTHERS for row in _over(losses, SURFACES, *pair)),
+        *(row for pair in _CORRECTED for row in _adapter(losses, *pair)),
     ]
 
 
@@ -165,20 +175,20 @@ def _over(losses: Losses, bar: str, channel: str, against: str, times: float = 1
         yield _difference(bar, group, against, (MACRO, task, kind), losses.split, gains, judge, times)
 
 
-def _adapter(losses: Losses) -> Iterator[Row]:
-    """What the adapter adds to `ah` at every lag: no harm at small ones, a gain at the largest, growth between."""
+def _adapter(losses: Losses, corrected: str, plain: str) -> Iterator[Row]:
+    """What the adapter adds at every lag: no harm at small ones, a gain at the largest, growth between."""
     of_lag: dict[tuple[Group, str, str], dict[int, list[Statistic | None]]] = defaultdict(dict)
-    for group, task, kind, gains in _pairs(losses, _ADAPTER, _AH):
+    for group, task, kind, gains in _pairs(losses, corrected, plain):
         if group.schedule == "progressive":
             of_lag[group._replace(lag=0), task, kind][group.lag] = gains
     for (group, task, kind), lags in of_lag.items():
         key, least, most = (MACRO, task, kind), min(lags), max(lags)
         for lag, gains in sorted(lags.items()):
             bar, judge = (ADAPTER, above_zero) if lag == most > 0 else (HARMLESS, harmless)
-            yield _difference(bar, group._replace(lag=lag), _AH, key, losses.split, gains, judge)
+            yield _difference(bar, group._replace(lag=lag), plain, key, losses.split, gains, judge)
         if most > least:
             gains = [_minus(lags[lag]) for lag in (most, least)]
-            yield _difference(GROWTH, group._replace(lag=most), _AH, key, losses.split, gains, above_zero)
+            yield _difference(GROWTH, group._replace(lag=most), plain, key, losses.split, gains, above_zero)
 
 
 def _small(group: Group, of: Mapping[Group, Mapping[Key, Statistic | None]], split: str) -> Iterator[Row]:

@@ -30,7 +30,7 @@ MEASURE = "ne"
 """The loss whose transfer ratio is drawn."""
 
 PLAIN = "ah"
-CONTROLS = ("single", "pfd", "fitnets", "current", "rawid", "labels_surfaces")
+CONTROLS = ("single", "pfd", "fitnets", "current", "rawid", "single_surfaces", "labels_surfaces")
 _INPUTS = {"thin": "no history of its own", "rich": "reads the user's history itself"}
 _MEANING = {
     "single": "soft labels, on the one head",
@@ -44,8 +44,10 @@ _MEANING = {
     "sharing": "the teacher's tables",
     "all": "ah_adapter, repr, sharing",
     "ah_surfaces": "ah, on other surfaces' rows too",
-    "labels_surfaces": "those rows' labels, no teacher",
-    "all_surfaces": "all, on other surfaces' rows too",
+    "single_surfaces": "single, on other surfaces' rows too",
+    "labels_surfaces": "labels of all surfaces, no teacher",
+    "adapter_surfaces": "single_surfaces, corrected",
+    "all_surfaces": "everything, on those rows too",
 }
 _COLOURS = {"ah": "#d55e00", "control": "#8a9099", "other": "#0072b2"}
 _TOP, _HEAD, _ROW, _AXIS, _GAP, _VALUE, _NOTE = 32.0, 46.0, 20.0, 22.0, 14.0, 40.0, 40.0
