@@ -59,7 +59,7 @@ class Sharing(Channel):
         self.sizes = {name: schema.sparse[name].size for name in _features(config, schema)} if named else {}
         self.fields = tuple(f"{NAME}.{name}" for name in self.sizes) if config.copies in BESIDE else ()
         self.matches = {
-            name: read_match(files.teacher, files.student, self.sizes[name], f"sharing.vocabularies.{name}")
+            name: read_match(files.teacher, files.student, schema, name)
             for name, files in config.vocabularies.items()
         }
         # In a list, because a module kept as an attribute would hand the student's parameters to the optimiser again.

@@ -17,12 +17,14 @@ class VocabularyConfig:
     """The values behind a feature's ids, where teacher and student number them differently.
 
     Attributes:
-        teacher, student: a .npy file, relative to the current directory: the value of each row of the table, in the
-            order of the rows; whole numbers, or texts of a fixed length. No value stands there twice.
+        teacher: folder of the prepared data set that the teacher was trained on, if it has a vocabulary of the feature
+            (`ids: vocabulary`). Or a .npy file with the value of each row of the table, in the order of the rows; whole
+            numbers, or texts of a fixed length. No value stands there twice. Relative to the current directory.
+        student: likewise; null for the run's own data set, which then has a vocabulary of the feature.
     """
 
     teacher: str = "???"
-    student: str = "???"
+    student: str | None = None
 
 
 @dataclass
@@ -52,8 +54,8 @@ class SharingConfig:
         freeze_modules: leave them as they were copied; otherwise they are trained on.
         snapshot: file of a teacher trained elsewhere, relative to the current directory; on what days it was trained is
             yours to answer for. null: the experiment's own teacher.
-        vocabularies: by feature, where that teacher numbers its ids differently: `teacher` and `student`, .npy files
-            with the value of each row (whole numbers, or texts of a fixed length).
+        vocabularies: by feature, where that teacher numbers its ids differently: `teacher` and `student`, what their
+            rows stand for.
     """
 
     tables: list[str] = field(default_factory=list)
@@ -114,9 +116,11 @@ class SharingConfig:
         files = {"snapshot": self.snapshot} if self.snapshot is not None else {}
         for feature, vocabulary in self.vocabularies.items():
             files[f"vocabularies.{feature}.teacher"] = vocabulary.teacher
-            files[f"vocabularies.{feature}.student"] = vocabulary.student
+            if vocabulary.student is not None:
+                files[f"vocabularies.{feature}.student"] = vocabulary.student
         for name, file in files.items():
-            if not Path(file).is_file():
+            folder = name != "snapshot" and Path(file).is_dir()
+            if not folder and not Path(file).is_file():
                 raise UserError(
                     f"sharing.{name}: got '{file}', allowed: an existing file, relative to {Path.cwd()}"
                 )

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from distill.errors import UserError
+from distill.schema import FeatureSchema
+from distill.vocabulary import VOCABULARY, load
 
 
 @dataclass(frozen=True)
@@ -28,25 +30,49 @@ class Match:
     teacher_rows: int
 
 
-def read_match(teacher: str, student: str, size: int, name: str) -> Match:
-    """Match the values in two files.
+@dataclass(frozen=True)
+class RowValues:
+    """What the rows of a table stand for.
+
+    Attributes:
+        values: integers or fixed-length texts [V].
+        rows: int64 [V], whose values they are.
+        size: rows of the table.
+        unknown: row of unknown values, which has no value; None where there is none.
+    """
+
+    values: np.ndarray
+    rows: np.ndarray
+    size: int
+    unknown: int | None = None
+
+
+def read_match(teacher: str, student: str | None, schema: FeatureSchema, feature: str) -> Match:
+    """Match the values of two tables.
 
     Args:
-        teacher, student: .npy files, the value of each row.
-        size: R, rows of the student's table.
-        name: the field that names the two.
+        teacher, student: .npy files with the value of each row, or folders of prepared data sets that have a vocabulary
+            of the feature; None for the data set of `schema`.
+        schema: the student's.
+        feature: whose tables.
 
     Raises:
         UserError: values that cannot be read or matched, or not one for each row of the student's table.
     """
-    teacher_values, student_values = _read(teacher, f"{name}.teacher"), _read(student, f"{name}.student")
-    if len(student_values) != size:
+    name, size = f"sharing.vocabularies.{feature}", schema.sparse[feature].size
+    theirs = _read(teacher, feature, f"{name}.teacher")
+    own = _read(str(Path(schema.source).parent) if student is None else student, feature, f"{name}.student")
+    if own.size != size:
         raise UserError(
-            f"{name}.student: got {len(student_values)} values in {student}, allowed: {size}, one for each row of the "
+            f"{name}.student: got {own.size} values in {student}, allowed: {size}, one for each row of the "
             "student's table"
         )
-    rows = torch.from_numpy(match_rows(teacher_values, student_values, name))
-    return Match(rows, len(teacher_values))
+    places = match_rows(theirs.values, own.values, name)
+    rows = np.full(size, -1)
+    rows[own.rows] = np.where(places < 0, -1, theirs.rows[places])
+    if own.unknown is not None and theirs.unknown is not None:
+        rows[own.unknown] = theirs.unknown
+    return Match(torch.from_numpy(rows), theirs.size)
 
 
 def match_rows(teacher_values: np.ndarray, student_values: np.ndarray, name: str = "values") -> np.ndarray:
@@ -76,7 +102,31 @@ def match_rows(teacher_values: np.ndarray, student_values: np.ndarray, name: str
     return np.where(ordered[places] == student_values, order[places], -1)
 
 
-def _read(file: str, name: str) -> np.ndarray:
+def _read(place: str, feature: str, name: str) -> RowValues:
+    if Path(place).is_dir():
+        return _of_data_set(Path(place), feature, name)
+    values = _of_file(place, name)
+    return RowValues(values, np.arange(len(values)), len(values))
+
+
+def _of_data_set(folder: Path, feature: str, name: str) -> RowValues:
+    """The vocabulary of a feature of a prepared data set."""
+    known = FeatureSchema.load(folder / "schema.yaml").sparse
+    named = [one.name for one in known.values() if one.ids == "vocabulary"]
+    if feature not in named:
+        raise UserError(
+            f"{name}: got {folder}, which has no vocabulary of '{feature}' (it has: {', '.join(named) or 'none'}), "
+            "allowed: a prepared data set that has one, or a .npy file with the value of each row"
+        )
+    found = load(folder / VOCABULARY / f"{feature}.parquet", known[feature])
+    unknown = int(known[feature].unknown)
+    values = found.values.drop_null()
+    # Texts by way of Python: numpy's texts of a fixed length are what can be sorted and searched.
+    array = values.to_numpy() if found.kind == "integer" else np.array(values.to_pylist())
+    return RowValues(array, found.rows[unknown:], known[feature].size, 0 if unknown else None)
+
+
+def _of_file(file: str, name: str) -> np.ndarray:
     """The values in a .npy file, [rows], at least one; pickled objects are refused."""
     try:
         values = np.load(Path(file), mmap_mode="r", allow_pickle=False)

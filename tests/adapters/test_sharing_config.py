@@ -60,6 +60,6 @@ def test_vocabularies_as_a_file_writes_them(tmp_path: Path) -> None:
 def test_half_a_vocabulary() -> None:
     findings = Findings()
     findings.place((), Document("a.yaml", {}, Path()))
-    checked({"vocabularies": {"item_id": {"teacher": "ids.npy"}}}, SharingConfig, (), findings)
-    with pytest.raises(ConfigErrors, match="vocabularies.item_id.student: got nothing"):
+    checked({"vocabularies": {"item_id": {"student": "ids.npy"}}}, SharingConfig, (), findings)
+    with pytest.raises(ConfigErrors, match="vocabularies.item_id.teacher: got nothing"):
         findings.raise_any()

@@ -6,10 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from adapters.vocabulary import match_rows, read_match
 from distill.errors import UserError
+from distill.schema import FeatureSchema, SparseFeature, Task
+from distill.vocabulary import TEXT, Vocabulary, save_all
+
+TASKS = {"click": Task("click")}
+SCHEMA = FeatureSchema(
+    "x", ("feed",), ("feed",), (), TASKS, {"item": SparseFeature("item", 2)}, item_feature="item"
+)
 
 
 def test_rows_are_found_by_value() -> None:
@@ -54,7 +62,7 @@ def saved(folder: Path, name: str, values: Any) -> str:
 def test_files(tmp_path: Path) -> None:
     teacher = saved(tmp_path, "teacher", np.array([8, 6, 7], np.int32))
     student = saved(tmp_path, "student", np.array([6, 5]))
-    match = read_match(teacher, student, 2, "item")
+    match = read_match(teacher, student, SCHEMA, "item")
     assert match.rows.tolist() == [1, -1] and match.teacher_rows == 3
 
 
@@ -72,17 +80,52 @@ def test_files_that_hold_something_else(tmp_path: Path, values: Any, message: st
     teacher = saved(tmp_path, "teacher", np.array([1, 2]))
     np.save(tmp_path / "student.npy", values, allow_pickle=True)
     with pytest.raises(UserError, match=message):
-        read_match(teacher, str(tmp_path / "student.npy"), 2, "item")
+        read_match(teacher, str(tmp_path / "student.npy"), SCHEMA, "item")
 
 
 def test_file_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "teacher.npy").write_text("6\n5\n")
     with pytest.raises(UserError, match="item.teacher: got .*, which is no plain .npy file"):
-        read_match(str(tmp_path / "teacher.npy"), str(tmp_path / "teacher.npy"), 2, "item")
+        read_match(str(tmp_path / "teacher.npy"), str(tmp_path / "teacher.npy"), SCHEMA, "item")
 
 
 def test_several_arrays_in_one_file(tmp_path: Path) -> None:
     with (tmp_path / "teacher.npy").open("wb") as file:
         np.savez(file, a=np.array([1]), b=np.array([2]))
     with pytest.raises(UserError, match="item.teacher: got several arrays in"):
-        read_match(str(tmp_path / "teacher.npy"), str(tmp_path / "teacher.npy"), 2, "item")
+        read_match(str(tmp_path / "teacher.npy"), str(tmp_path / "teacher.npy"), SCHEMA, "item")
+
+
+# Of prepared data sets
+
+
+def data_set(folder: Path, values: list[str | None], size: int, ids: str = "vocabulary") -> FeatureSchema:
+    """Schema and vocabulary of one, read back."""
+    item = SparseFeature("item", size, ids=ids, unknown=values[0] is None)
+    folder.mkdir()
+    FeatureSchema("x", ("feed",), ("feed",), (), TASKS, {"item": item}, item_feature="item").save(
+        folder / "schema.yaml"
+    )
+    found = Vocabulary(item, pa.array(values, TEXT), np.arange(len(values)))
+    save_all(folder / "vocabulary", {"item": found})
+    return FeatureSchema.load(folder / "schema.yaml")
+
+
+def test_vocabularies_of_two_data_sets_are_matched(tmp_path: Path) -> None:
+    """Unknown values meet unknown ones; rows to spare meet nothing."""
+    data_set(tmp_path / "teacher", [None, "a", "b"], 5)
+    schema = data_set(tmp_path / "student", [None, "b", "new", "a"], 6)
+    match = read_match(str(tmp_path / "teacher"), None, schema, "item")
+    assert match.rows.tolist() == [0, 2, -1, 1, -1, -1] and match.teacher_rows == 5
+
+
+def test_a_file_stands_for_a_data_set_without_a_row_for_unknown_values(tmp_path: Path) -> None:
+    schema = data_set(tmp_path / "student", ["b", "new", "a"], 3)
+    match = read_match(saved(tmp_path, "teacher", np.array(["a", "b"])), None, schema, "item")
+    assert match.rows.tolist() == [1, -1, 0]
+
+
+def test_a_data_set_without_the_vocabulary_is_refused(tmp_path: Path) -> None:
+    schema = data_set(tmp_path / "student", ["b"], 1, ids="hash")
+    with pytest.raises(UserError, match=r"item.student: got .*student, which has no vocabulary of 'item'"):
+        read_match(saved(tmp_path, "teacher", np.array(["a"])), None, schema, "item")
