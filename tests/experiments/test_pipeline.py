@@ -10,7 +10,7 @@ import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -203,6 +203,7 @@ def test_every_score_is_scikit_learns(done: Finished, vertical: str) -> None:
     assert bool(with_gauc) == (vertical == "pooled"), "a GAUC where there are 200 users with both classes"
 
 
+@cache
 def mean_losses(done: Finished, model: str, vertical: str, channel: str, task: str) -> dict[str, float]:
     """L of a model on a vertical, mean over seeds."""
     p = recompute.base_rate(done.data, range(1, 6), vertical, task)
