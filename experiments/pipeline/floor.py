@@ -12,9 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from distill.cells import ALL, Cell
 from distill.dataset import DataSet
@@ -129,6 +126,11 @@ def _smoothed(codes: list[np.ndarray], known: list[np.ndarray], positive: list[n
 def _fit_predict(
     train: list[_Day], scored: list[_Day], inputs: dict[int, dict[int, np.ndarray]], task: int
 ) -> np.ndarray:
+    # A fifth of what every `distill run`, and each of its processes, would wait for at its start.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     x = np.concatenate([inputs[day.number][task] for day in train])
     y = np.concatenate([day.labels[:, task] for day in train])
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
