@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from distill.training import DayCallback, DayData, fit
 from kernels.embedding import ensure_process_group, sharded
 from kernels.table_sharding import Sharding
 from tests.distill.tiny_training import Silence, Tiny
+from tests.forked import context
 
 BATCH = 8
 
@@ -92,10 +92,9 @@ def run_together(number: int, function: Callable[..., None], *arguments: Any) ->
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    context = multiprocessing.get_context("forkserver")  # imports once for all of them
-    context.set_forkserver_preload([__name__])
+    forked = context()
     started = [
-        context.Process(target=_one_of, args=(rank, number, address, function, arguments))
+        forked.Process(target=_one_of, args=(rank, number, address, function, arguments))
         for rank in range(number)
     ]
     for process in started:

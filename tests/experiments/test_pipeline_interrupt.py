@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -17,7 +18,7 @@ from safetensors import safe_open
 from experiments.__main__ import main
 from experiments.pipeline.status import RunStatus
 from experiments.recorded import read_run
-from tests.experiments.processes import SECONDS, wait_for, wait_until_nobody_is_left
+from tests.experiments.processes import SECONDS, Forked, Running, wait_for, wait_until_nobody_is_left
 from tests.experiments.tiny_experiment import EXPERIMENT, write_days, write_experiment
 
 
@@ -40,26 +41,34 @@ def slow(folder: Path, data: Path, workers: int) -> Path:
     )
 
 
-def start(config: Path) -> subprocess.Popen[str]:
-    """`distill run` in a session of its own."""
+def real(config: Path, folder: Path) -> subprocess.Popen[str]:
+    """`distill run` as a shell starts it, in a session of its own."""
     command = [sys.executable, "-m", "experiments", "run", str(config)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+def forked(config: Path, folder: Path) -> Forked:
+    return Forked(["run", str(config)], folder)
+
+
+@pytest.mark.parametrize(("workers", "start"), [(1, forked), (2, real)])
 def test_interrupted_run_is_readable_and_can_be_finished(
-    data: Path, tmp_path: Path, workers: int, capfd: pytest.CaptureFixture[str]
+    data: Path,
+    tmp_path: Path,
+    workers: int,
+    start: Callable[[Path, Path], Running],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     config = slow(tmp_path / "a", data, workers)
     out = tmp_path / "a" / "out"
-    process = start(config)
+    process = start(config, tmp_path / "printed")
     snapshot = out / "teacher" / "0" / "snapshots" / "day-0001.safetensors"
     wait_for(snapshot.exists, process, "the first snapshot")
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the job
     printed, messages = process.communicate(timeout=SECONDS)
 
-    assert process.returncode == 1
+    assert process.poll() == 1
     assert messages.splitlines()[-1] == "distill: interrupted" and "Traceback" not in messages + printed
     wait_until_nobody_is_left(process.pid)
     run = read_run(out)
@@ -106,11 +115,11 @@ def test_interrupt_while_students_train_keeps_what_is_done(data: Path, tmp_path:
     def reports() -> list[Path]:
         return list(out.glob("checkpoints/*/0/report.json"))
 
-    process = start(config)
+    process = forked(config, tmp_path / "printed")
     wait_for(lambda: len(reports()) >= 3, process, "a second student's report")
     os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=SECONDS)
-    assert process.returncode == 1
+    assert process.poll() == 1
     status = json.loads((out / "status.json").read_text())
     assert (status["state"], status["step"]) == ("interrupted", "student")
     kept = {path: path.stat().st_mtime_ns for report in reports() for path in report.parent.iterdir()}

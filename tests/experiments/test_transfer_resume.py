@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from experiments.__main__ import main
-from tests.experiments.processes import wait_for, wait_until_nobody_is_left
+from tests.experiments.processes import SECONDS, Forked, wait_for, wait_until_nobody_is_left
 from tests.experiments.transfer_study import (
     SMALL,
     SMALL_STUDY,
@@ -28,16 +26,10 @@ SLOW = SMALL | {
     "students": [THIN | {"channels": ["ah"], "optimizer": {"batch_size": 4, "learning_rate": 0.01}}],
     "teacher__optimizer": {"batch_size": 8},
     "wandb": {"enabled": False},
-    "workers": 2,
+    "workers": 1,
 }
-"""Small steps, so that a kill finds every model in the middle of its days."""
-
-
-def start(study: Path) -> subprocess.Popen[str]:
-    """`distill study transfer` in a session of its own."""
-    command = [sys.executable, "-m", "experiments", "study", "transfer", str(study)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+"""Small steps, so that a kill finds every model in the middle of its days; what becomes of several workers is for
+`test_pool`."""
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +51,12 @@ def test_a_killed_study_ends_with_the_same_tables(base: Path, tmp_path: Path) ->
     }
     kept: dict[Path, int] = {}
     for what, happened in moments.items():
-        process = start(killed)
+        process = Forked(["study", "transfer", str(killed)], tmp_path / what)
         wait_for(happened, process, what)
         os.kill(process.pid, signal.SIGKILL)  # nothing can be said or tidied up by it
-        process.communicate()
+        process.communicate(timeout=SECONDS)
         wait_until_nobody_is_left(process.pid)
-        assert process.returncode == -signal.SIGKILL
+        assert process.poll() == -signal.SIGKILL
         assert kept.items() <= reports(tmp_path / "killed").items(), "what was done has been done again"
         kept = reports(tmp_path / "killed")
     assert len(kept) == 7 and not (tmp_path / "killed" / TABLES[0]).exists()

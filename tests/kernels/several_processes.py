@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from tests.forked import context
 
 SECONDS = 120
 """So long may they take: a process that waits for one that has failed would wait for ever."""
@@ -28,11 +29,10 @@ def launch(number: int, folder: Path, function: Callable[..., dict[str, Any]], *
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    context = multiprocessing.get_context("forkserver")  # imports once for all of them
-    context.set_forkserver_preload([function.__module__])
     files = [folder / f"{rank}-of-{number}.pt" for rank in range(number)]
+    forked = context()
     started = [
-        context.Process(target=_one_of, args=(rank, number, address, file, function, arguments))
+        forked.Process(target=_one_of, args=(rank, number, address, file, function, arguments))
         for rank, file in enumerate(files)
     ]
     for process in started:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from torchrec import KeyedJaggedTensor
 from kernels.embedding import EmbeddingTables, dense_parameters, ensure_process_group, sharding
 from kernels.embedding import bags as bags_of_batch
 from kernels.embedding import keys as keys_of_table
+from tests.forked import context
 
 SIZES = {"user": 50, "item": 30, "tags": 7}
 DIM = 8
@@ -371,37 +373,33 @@ def test_a_process_that_builds_and_trains_tables_prints_nothing() -> None:
     assert done.stdout + done.stderr == ""
 
 
-TWO_PROCESSES = """
-import os
-import sys
-import torch
-import torch.distributed as dist
-from kernels.embedding import EmbeddingTables
-from tests.kernels.test_embedding import SIZES, DIM, keyed, random_batch
-tables = EmbeddingTables(SIZES, DIM, seed=3, learning_rate=0.1, history_feature="item")
-rank = dist.get_rank()
-for step in range(3):
-    bags, history = random_batch(6 + rank, 5 + 4 * rank, seed=10 * step + rank)
-    got = tables(keyed(bags), history)
-    (got.features.square().sum() + 2 * got.events.sum()).backward()
-state = tables.export()
-if rank == 0:
-    torch.save(state, sys.argv[1])
-dist.barrier()
-os._exit(0)  # under load gloo's threads sometimes abort a process that takes itself apart; that is not tested here
-"""
+def train_one_of_two(rank: int, port: int, found: Path) -> None:
+    """Be one of two processes as torchrun starts them: the tables make the group. The first leaves what they hold."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    tables = make()
+    assert (dist.get_rank(), dist.get_world_size()) == (rank, 2)
+    for step in range(3):
+        bags, history = random_batch(6 + rank, 5 + 4 * rank, seed=10 * step + rank)
+        got = tables(keyed(bags), history)
+        (got.features.square().sum() + 2 * got.events.sum()).backward()
+    state = tables.export()
+    if rank == 0:
+        torch.save(state, found)
+    dist.barrier()
+    dist.destroy_process_group()  # left standing, gloo's threads abort the process at its end
 
 
 def test_two_processes_with_unequal_batches_equal_one(tmp_path: Path) -> None:
-    script, found = tmp_path / "two.py", tmp_path / "state.pt"
-    script.write_text(TWO_PROCESSES)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    root = Path(__file__).parents[2]
-    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launcher, str(script), str(found)], capture_output=True, text=True, cwd=root, env=environment
-    )
-    assert done.returncode == 0, done.stderr
+    found = tmp_path / "state.pt"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = [context().Process(target=train_one_of_two, args=(rank, port, found)) for rank in (0, 1)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(120)
+    assert [process.exitcode for process in started] == [0, 0]
     tables = make()
     for step in range(3):
         parts = [random_batch(6 + rank, 5 + 4 * rank, seed=10 * step + rank) for rank in (0, 1)]
