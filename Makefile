@@ -57,9 +57,10 @@ format: setup
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# One thread per process: the tests' models are small, and WORKERS processes share the cores.
+# One thread per process: the tests' models are small, and WORKERS processes share the cores. In the order of their
+# names: by the number of its tests, a file of one long test would be the last, and leave the other processes idle.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
