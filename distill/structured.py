@@ -85,7 +85,7 @@ def build(config_class: type, content: Mapping[str, Any]) -> Any:
     Raises:
         ValueError: the class refuses its values when it is constructed.
     """
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(config_class), dict(content)))
+    return OmegaConf.to_object(OmegaConf.merge(config_class, dict(content)))
 
 
 def to_plain(value: Any) -> Any:
