@@ -66,11 +66,20 @@ def _data(folder: Path) -> dict[str, object]:
     return data | {"cache": str(folder / "data")}
 
 
-def test_macro_logloss_is_the_mean_over_verticals_tasks_and_seeds(tmp_path: Path) -> None:
-    rows = {row["channel"]: row for row in tune(read_tuning(write(tmp_path)), NoProgress())}
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, str]]]:
+    """The folder of a study, and its rows."""
+    folder = tmp_path_factory.mktemp("tuned")
+    return folder, tune(read_tuning(write(folder)), NoProgress())
+
+
+def test_macro_logloss_is_the_mean_over_verticals_tasks_and_seeds(
+    tuned: tuple[Path, list[dict[str, str]]],
+) -> None:
+    folder, rows = tuned[0], {row["channel"]: row for row in tuned[1]}
     assert set(rows) == {"teacher", "none", "ah"}
     expected = []
-    for path in sorted((tmp_path / "runs" / "ah-0" / "predictions").glob("*/*.parquet")):
+    for path in sorted((folder / "runs" / "ah-0" / "predictions").glob("*/*.parquet")):
         table = pq.read_table(path)
         tune_rows = np.array(table["split"].to_pylist()) == "tune"
         for task in ("click", "conversion"):
@@ -83,13 +92,12 @@ def test_macro_logloss_is_the_mean_over_verticals_tasks_and_seeds(tmp_path: Path
     assert float(rows["ah"]["macro_logloss"]) == pytest.approx(np.mean(expected), abs=2e-6)
 
 
-def test_a_second_call_runs_nothing(tmp_path: Path) -> None:
-    tuning = read_tuning(write(tmp_path))
-    first = tune(tuning, NoProgress())
-    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")}
-    assert tune(tuning, NoProgress()) == first
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")} == stamps
-    with (tmp_path / "table.csv").open() as file:
+def test_a_second_call_runs_nothing(tuned: tuple[Path, list[dict[str, str]]]) -> None:
+    folder, first = tuned
+    stamps = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*")}
+    assert tune(read_tuning(folder / "tuning.yaml"), NoProgress()) == first
+    assert {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*")} == stamps
+    with (folder / "table.csv").open() as file:
         written = {row["channel"]: json.loads(row["settings"]) for row in csv.DictReader(file)}
     assert written == {channel: trials[0] for channel, trials in TRIALS.items()}
 
@@ -101,7 +109,9 @@ def test_a_channel_set_may_be_tuned_for_each_student(tmp_path: Path) -> None:
         "small/ah": [{"channels.ah.ah.weight": 2.0}],
         "large/ah": [{"channels.ah.ah.weight": 0.5}],
     }
-    rows = tune(read_tuning(write(tmp_path, {"students": students}, trials=trials)), NoProgress())
+    rows = tune(
+        read_tuning(write(tmp_path, {"students": students}, trials=trials, seeds=[100])), NoProgress()
+    )
     assert {row["channel"] for row in rows} == set(trials)
     trained = {name: read_cells_with_predictions(tmp_path / "runs" / f"{name}-0") for name in trials}
     assert trained == {"none": {"small", "large"}, "small/ah": {"small"}, "large/ah": {"large"}}
@@ -123,12 +133,12 @@ def read_cells_with_predictions(folder: Path) -> set[str]:
 def test_trials_share_the_teachers_of_both_hops(tmp_path: Path) -> None:
     students = [EXPERIMENT["students"][0] | {"route": "hierarchical"}]
     trials = {"none": [{}], "ah": [{"channels.ah.ah.weight": 2.0}]}
-    path = write(tmp_path, {"students": students, "domain_teachers": [DOMAIN]}, trials=trials)
+    path = write(tmp_path, {"students": students, "domain_teachers": [DOMAIN]}, trials=trials, seeds=[100])
     tune(read_tuning(path), NoProgress())
     base, trial = tmp_path / "runs" / "base", tmp_path / "runs" / "ah-0"
     for name in ("teacher", "teacher_log", "domain_teachers"):
         assert (trial / name).is_symlink() and (trial / name).samefile(base / name)
-    assert len(list(trial.glob("checkpoints/*/*/report.json"))) == 4, "two surfaces, two seeds, no teacher"
+    assert len(list(trial.glob("checkpoints/*/*/report.json"))) == 2, "two surfaces, no teacher"
     assert list((trial / "domain_teachers" / "apps" / "teacher_log").glob("*/*/day-*.parquet"))
 
 
@@ -137,7 +147,7 @@ def test_trials_find_the_past_that_their_channels_ask_for(tmp_path: Path) -> Non
     teacher = EXPERIMENT["teacher"] | {"representation": {"taps": ["penultimate"], "dim": 8}}
     channels = {"repr": {"repr": {"dim": 8, "heads": 1, "history_length": 4}}}
     trials = {"repr": [{}, {"channels.repr.repr.history_length": 2}, {"channels.repr.repr.group": "item"}]}
-    path = write(tmp_path, {"teacher": teacher, "channels": channels}, trials=trials)
+    path = write(tmp_path, {"teacher": teacher, "channels": channels}, trials=trials, seeds=[100])
     assert len(tune(read_tuning(path), NoProgress())) == 3
     stored = {path.name for path in (tmp_path / "runs/base/teacher_log/100/lag-1").glob("past-*")}
     assert stored == {"past-procrustes-int8-user", "past-procrustes-int8-item-3"}
@@ -146,7 +156,7 @@ def test_trials_find_the_past_that_their_channels_ask_for(tmp_path: Path) -> Non
 
 
 def test_domain_teachers_that_teach_nobody_are_not_trained(tmp_path: Path) -> None:
-    path = write(tmp_path, {"domain_teachers": [DOMAIN]}, trials={"ah": [{}]})
+    path = write(tmp_path, {"domain_teachers": [DOMAIN]}, trials={"ah": [{}]}, seeds=[100])
     tune(read_tuning(path), NoProgress())
     assert not (tmp_path / "runs" / "base" / "domain_teachers").exists()
 
