@@ -50,8 +50,7 @@ def ne(logits: np.ndarray) -> float:
 ROW_WISE, MIXED = Sharding(), Sharding("table_wise", {"item_id": "data_parallel"})
 
 
-@pytest.mark.parametrize(("sharding", "split"), [(ROW_WISE, False), (MIXED, True)])
-@pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.parametrize(("number", "sharding", "split"), [(2, MIXED, True), (4, ROW_WISE, False)])
 def test_processes_together_equal_one(
     number: int,
     sharding: Sharding,

@@ -26,7 +26,7 @@ COMMON: dict[str, Any] = {"seeds": [0, 1], "floor": False}
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_days(tmp_path_factory.mktemp("made") / "days")
+    return write_days(tmp_path_factory.mktemp("made") / "days", rows=300)
 
 
 @pytest.fixture(scope="module")

@@ -117,10 +117,11 @@ def test_worker_that_is_killed_is_noticed() -> None:
 
 
 def test_workers_of_a_killed_process_stop(tmp_path: Path) -> None:
-    """Nobody can tell them; they notice."""
+    """Nobody can tell them; they notice. The imports of a training are left out."""
     code = (
-        "import io, sys; from pathlib import Path; from distill.progress import PlainProgress\n"
+        "import io, multiprocessing, sys; from pathlib import Path; from distill.progress import PlainProgress\n"
         "from experiments.pipeline.pool import Job, run_jobs; from tests.experiments import pool_jobs\n"
+        "multiprocessing.set_forkserver_preload = lambda modules: None\n"
         "jobs = [Job(pool_jobs.tell_and_wait, (Path(sys.argv[1]) / str(n),), 0) for n in range(2)]\n"
         "run_jobs(jobs, 'students', 2, PlainProgress(io.StringIO()))\n"
     )
