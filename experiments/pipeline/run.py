@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from distill.cells import Cell
 from distill.config import StudentConfig, TeacherConfig
 from distill.dataset import prepare
-from distill.errors import UserError
-from distill.files import atomic_path
-from distill.load_config import NO_RESULT, LoadedConfig
+from distill.load_config import LoadedConfig
 from distill.progress import Progress
 from distill.schedule import Schedule
 from experiments.pipeline import jobs, logs, past
 from experiments.pipeline.banks import Task
 from experiments.pipeline.build import build_model
-from experiments.pipeline.environment import trace_test_read, versions
+from experiments.pipeline.environment import trace_test_read
 from experiments.pipeline.experiment import Experiment
 from experiments.pipeline.floor import run_floor
 from experiments.pipeline.pool import Job, default_workers, run_jobs
+from experiments.pipeline.rehearsal import rehearse
+from experiments.pipeline.run_folder import claim, refuse_other_data
 from experiments.pipeline.scoring import predicted_cells, score, write_metrics
 from experiments.pipeline.status import RunStatus
 from experiments.pipeline.streams import rows_of
@@ -50,10 +46,11 @@ def run(loaded: LoadedConfig, final: str | None, steps: Sequence[str], progress:
         KeyboardInterrupt: after the folder was marked as interrupted.
     """
     folder = Path(loaded.config.output)
-    _claim(folder, loaded)
+    claim(loaded, progress)
     with RunStatus(folder, loaded.config_hash, final) as step:
         step("data")
         experiment = open_experiment(loaded, final is not None, progress)
+        refuse_other_data(experiment)
         if final is not None:
             trace_test_read(loaded.config_hash, final)
         tracker = open_tracker(experiment, loaded.to_yaml())
@@ -100,6 +97,7 @@ def train_teachers(experiment: Experiment, progress: Progress) -> None:
 
 def _teachers(experiment: Experiment, tracker: Tracker, progress: Progress) -> None:
     """The teacher; then, from its log, the domain teachers."""
+    rehearse(experiment)
     for title, cells in _generations(experiment).items():
         for cell in cells:
             tracker.start(cell)
@@ -194,29 +192,3 @@ _STEP: dict[str, Callable[[Experiment, Tracker, Progress], None]] = {
 
 def _run(experiment: Experiment, work: list[Job], title: str, progress: Progress) -> None:
     run_jobs(work, title, experiment.config.workers or default_workers(), progress)
-
-
-def _claim(folder: Path, loaded: LoadedConfig) -> None:
-    """Make the run folder; one that holds a run of other settings is refused."""
-    described = folder / "config.yaml"
-    if described.is_file() and _settings(described.read_text()) != _settings(loaded.to_yaml()):
-        raise UserError(
-            f"output: {folder} holds a run with other settings. Name another folder (`--set output=...`) or remove it."
-        )
-    with atomic_path(described) as temporary:
-        temporary.write_text(loaded.to_yaml())
-    with atomic_path(folder / "versions.json") as temporary:
-        temporary.write_text(json.dumps(versions(), indent=1) + "\n")
-
-
-def _settings(text: str) -> Any:
-    """Of a resolved config, those that decide what is trained."""
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-    return (
-        {key: value for key, value in content.items() if key not in NO_RESULT}
-        if isinstance(content, dict)
-        else text
-    )
