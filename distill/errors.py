@@ -10,6 +10,9 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+_ALIKE = 0.65
+"""Likeness from which a name is taken for a mistyped one; at 0.6 `students` is `dense`."""
+
 
 class UserError(ValueError):
     """Something the user can repair; the message is complete, no traceback is needed."""
@@ -47,8 +50,10 @@ class Problem:
 
     def __str__(self) -> str:
         if not self.got:
-            named = self.hint.startswith(self.key)
-            return f"{self.file}: {self.hint}" if named else f"{self.file}: {self.key}: {self.hint}"
+            if self.hint.startswith(self.key):
+                return f"{self.file}: {self.hint}"
+            # The other check knows its field by the last part of the path, or not at all.
+            return f"{self.file}: {self.key}: {self.hint.removeprefix(self.key.rpartition('.')[2] + ': ')}"
         hint = f" {self.hint}" if self.hint else ""
         return f"{self.file}: {self.key}: got {self.got}; allowed: {self.allowed}.{hint}"
 
@@ -73,5 +78,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
         name: what the user wrote.
         names: what would have been right.
     """
-    matches = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=0.5)
+    name, known = str(name), [str(n) for n in names]
+    begun = [other for other in known if name and other.startswith(name)]
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=_ALIKE) or begun
     return f"Did you mean '{matches[0]}'?" if matches else ""

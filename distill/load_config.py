@@ -34,6 +34,11 @@ NO_RESULT = ("checkpoint", "sharding")
 """Settings that may change on the way: what is trained stays the same."""
 
 
+_MODELS_OWN = frozenset({"architecture", "options", "optimizer", "verticals"})
+_EXPERIMENTS_OWN = frozenset({"output", "data", "teacher", "students", "seeds"})
+"""Keys by which a file of the other kind is known."""
+
+
 @dataclass(frozen=True)
 class LoadedConfig:
     """An experiment without a problem.
@@ -88,6 +93,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> LoadedConfig
     document = _read_mapping(path)
     content, findings = document.content, Findings()
     findings.place((), document)
+    _refuse_model(document)
     _read_teacher(content, document, findings)
     _read_list(content, "domain_teachers", document, findings)
     _read_list(content, "students", document, findings)
@@ -110,6 +116,7 @@ def load_student(path: str | Path) -> StudentConfig:
     """
     document, findings = _read_mapping(path), Findings()
     findings.place((), document)
+    _refuse_experiment(document)
     student = build(StudentConfig, checked(document.content, StudentConfig, (), findings))
     check_student(student, (), findings)
     findings.raise_any()
@@ -141,6 +148,23 @@ def _read_mapping(path: str | Path) -> Document:
     return document
 
 
+def _refuse_model(document: Document) -> None:
+    """Say once that a file is a model's own, where every key of it would be unknown to an experiment."""
+    if _MODELS_OWN & document.content.keys() and not _EXPERIMENTS_OWN & document.content.keys():
+        allowed = "an experiment file, which names it: `students: [{file: ...}]`, or `teacher: {file: ...}`"
+        hint = "`distill validate --student` checks a student's file."
+        raise ConfigErrors([Problem(document.label, "file", "a model's own file", allowed, hint)])
+
+
+def _refuse_experiment(document: Document) -> None:
+    """The other way round."""
+    if _EXPERIMENTS_OWN & document.content.keys() and not _MODELS_OWN & document.content.keys():
+        hint = "Leave --student out."
+        raise ConfigErrors(
+            [Problem(document.label, "file", "an experiment file", "a student's own file", hint)]
+        )
+
+
 def _read_teacher(content: dict[str, Any], document: Document, findings: Findings) -> None:
     """Replace `file: x.yaml` by what stands in the file; an unreadable one by an empty teacher."""
     teacher = content.get("teacher")
@@ -166,7 +190,9 @@ def _from_file(model: dict[str, Any], place: KeyPath, folder: Path, findings: Fi
         findings.add(place, f"{others} beside `file`", "`file` alone (change single values with --set)")
     elif not isinstance(file, str) or not os.path.isfile(folder / file):
         findings.add(
-            place, f"the file {show(file)}, which is not there", f"a YAML file, relative to {folder}"
+            place,
+            f"the file {show(file)}, which is not there",
+            f"a YAML file, relative to {folder.resolve()}",
         )
     else:
         try:

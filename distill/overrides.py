@@ -1,6 +1,6 @@
 """`--set a.b=c`: values on the command line that replace those of a config file. Free of torch.
 
-The key is a dotted path, a student is named by its name (`students.deepfm.options.embedding_dim=8`). The
+The key is a dotted path, a student or domain teacher is named by its name (`students.deepfm.options.dim=8`). The
 value is YAML (`seeds=[0,1]`, `teacher=null`). A mapping replaces a mapping whole. Later arguments win.
 """
 
@@ -14,6 +14,9 @@ from typing import Any
 from distill.errors import ConfigErrors, Problem, nearest
 from distill.findings import Findings, show
 from distill.strict_yaml import Document, KeyPath, parse
+
+_BY_NAME = ("students", "domain_teachers")
+"""Lists whose elements are named by their names."""
 
 
 def apply_overrides(content: dict[str, Any], overrides: Sequence[str], findings: Findings) -> None:
@@ -48,19 +51,21 @@ def _apply(content: dict[str, Any], text: str, findings: Findings) -> None:
 
 
 def _path(content: dict[str, Any], keys: list[str], label: str) -> KeyPath:
-    """Key path in the content; a student's name becomes its index."""
-    students = content.get("students")
-    if keys[0] != "students" or not isinstance(students, list):
+    """Key path in the content; the name of a student or domain teacher becomes its index."""
+    models = content.get(keys[0])
+    if keys[0] not in _BY_NAME or not isinstance(models, list):
         return tuple(keys)
-    names = [str(student.get("name", "")) if isinstance(student, dict) else "" for student in students]
     if len(keys) < 3:
+        if keys[0] != "students":
+            return tuple(keys)
         allowed = "students.<name>.<key>, such as students.deepfm.verticals=[feed]"
         raise ConfigErrors([Problem(label, "key", show(".".join(keys)), allowed)])
+    names = [str(model.get("name", "")) if isinstance(model, dict) else "" for model in models]
     if keys[1] not in names:
         known = list(dict.fromkeys(name for name in names if name))
-        allowed = ", ".join(known) or "no name, since no student has one"
-        raise ConfigErrors([Problem(label, "students", show(keys[1]), allowed, nearest(keys[1], known))])
-    return ("students", names.index(keys[1]), *keys[2:])
+        allowed = ", ".join(known) or "no name, since none has one"
+        raise ConfigErrors([Problem(label, keys[0], show(keys[1]), allowed, nearest(keys[1], known))])
+    return (keys[0], names.index(keys[1]), *keys[2:])
 
 
 def _write(content: Any, path: KeyPath, value: Any, label: str) -> KeyPath:

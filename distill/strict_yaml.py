@@ -20,6 +20,7 @@ from distill.errors import ConfigErrors, Problem
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
 
+_READABLE = "readable YAML: one document of `key: value` lines"
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 KeyPath = tuple[str | int, ...]
@@ -134,7 +135,7 @@ def _unreadable(error: yaml.YAMLError, label: str) -> Problem:
     mark = getattr(error, "problem_mark", None)
     where = f"{label}:{mark.line + 1}" if mark else label
     said = getattr(error, "problem", None) or " ".join(str(error).split())
-    return Problem(where, "YAML", said, "readable YAML: one document of `key: value` lines")
+    return Problem(where, "YAML", f"text that cannot be read: {said}", _READABLE)
 
 
 class _Reader:

@@ -237,7 +237,8 @@ def _scalar(value: Any, annotation: Any, path: KeyPath, findings: Findings) -> A
     if isinstance(value, bool) and annotation is not bool:
         fits = False
     if not fits or (isinstance(value, float) and not math.isfinite(value)):
-        findings.add(path, show(value), allowed)
+        whole = annotation is int and isinstance(value, float) and value.is_integer()
+        findings.add(path, show(value), allowed, f"Write {value:.0f}." if whole else "")
         return INVALID
     if annotation is float:
         return _float(value, path, findings)

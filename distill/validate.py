@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 from pathlib import Path
+from typing import Any
 
 from distill.channel_sets import channel_set
 from distill.checks import check_at_least, check_known, check_name, check_options, check_unique
@@ -149,12 +150,26 @@ def _check_students(config: ExperimentConfig, findings: Findings) -> None:
     check_unique([student.name for student in config.students], ("students",), findings, below=("name",))
     for index, student in enumerate(config.students):
         check_student(student, ("students", index), findings)
-        check_known(student.channels, config.channels, ("students", index, "channels"), findings)
+        _check_sets(student.channels, config.channels, ("students", index, "channels"), findings)
         place = ("students", index, "channel_optimizers")
         check_known(student.channel_optimizers, config.channels, place, findings)
         _check_own_settings(student, index, config, findings)
         asked = student.channels or list(config.channels)
         student.channels = [NONE, *(name for name in asked if name != NONE)]
+
+
+def _check_sets(names: list[str], sets: dict[str, Any], path: KeyPath, findings: Findings) -> None:
+    """A student names sets of the experiment; who names a channel is told how a set is made of it."""
+    for index, name in enumerate(names):
+        if name not in sets:
+            hint = nearest(name, sets)
+            if name in CHANNELS:
+                hint = (
+                    f"Make a set of the channel: `channels: {{{name}: {{{name}: {{}}}}}}` in the experiment."
+                )
+            findings.add(
+                (*path, index), show(name), f"{', '.join(sets)}: the experiment's channel sets", hint
+            )
 
 
 def _check_own_settings(

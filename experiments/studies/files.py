@@ -87,7 +87,7 @@ def read_study(path: Path, kind: type[S], check: Callable[[S, Findings], None]) 
 def _check_common(study: StudyFile, document: Document, findings: Findings) -> None:
     file = document.folder / study.experiment
     if not file.is_file():
-        allowed = f"an experiment file, relative to {document.folder}"
+        allowed = f"an experiment file, relative to {document.folder.resolve()}"
         findings.add(("experiment",), f"{show(study.experiment)}, which is not there", allowed)
     if isinstance(study, ComparisonFile):
         check_name(study.data, ("data",), findings)

@@ -73,7 +73,8 @@ def test_every_problem_of_a_file_at_once(tmp_path: Path) -> None:
         "trial.yaml:17: students[1] (one).name: got 'one' a second time; allowed: every value once.",
         "trial.yaml:17: students[1] (one).verticals: got nothing; allowed: at least one surface of the "
         "data set.",
-        "trial.yaml:19: students[1] (one).channels[1]: got 'ahh'; allowed: none, ah. Did you mean 'ah'?",
+        "trial.yaml:19: students[1] (one).channels[1]: got 'ahh'; allowed: none, ah: the experiment's channel "
+        "sets. Did you mean 'ah'?",
         f"trial.yaml:20: students[2]: got 3; allowed: a mapping with keys {student}.",
         "trial.yaml:22: channels.ah.sofd: got 'sofd'; allowed: own, soft. Did you mean 'soft'?",
         "trial.yaml:23: schedule.kind: got 'progresive'; allowed: progressive, frozen. "
@@ -155,6 +156,20 @@ def test_a_problem_in_a_students_file_names_that_file(tmp_path: Path) -> None:
     assert unknown.startswith("three.yaml:4: students[0] (three).task: got an unknown key; allowed: name, ")
     assert unknown.endswith("Did you mean 'tasks'?")
     assert unreadable.startswith("four.yaml:2: YAML: got ")
+
+
+def test_a_file_of_the_other_kind_is_one_problem(tmp_path: Path) -> None:
+    model, whole = tmp_path / "model.yaml", tmp_path / "whole.yaml"
+    model.write_text("name: three\narchitecture: small\nverticals: [feed]\n")
+    whole.write_text("name: trial\noutput: out\nstudents: []\n")
+    with pytest.raises(
+        ConfigErrors, match="model.yaml: file: got a model's own file; allowed: an experiment file"
+    ):
+        load_config(model)
+    with pytest.raises(
+        ConfigErrors, match="whole.yaml: file: got an experiment file; allowed: a student's own file"
+    ):
+        load_student(whole)
 
 
 @pytest.mark.parametrize(

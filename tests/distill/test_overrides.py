@@ -37,6 +37,14 @@ def test_values_replace_those_of_the_file(tmp_path: Path) -> None:
     assert config.channels["more"] == {"own": {"weight": 2.0}}
 
 
+def test_a_domain_teacher_is_named_by_its_name(tmp_path: Path) -> None:
+    content = experiment(domain_teachers=[{"name": "some", "architecture": "big", "verticals": ["feed"]}])
+    config = load(tmp_path, content, "domain_teachers.some.options.width=12").config
+    assert config.domain_teachers[0].options["width"] == 12
+    (problem,) = problems(tmp_path, content, "domain_teachers.sime.options.width=12")
+    assert "domain_teachers: got 'sime'; allowed: some. Did you mean 'some'?" in problem
+
+
 def test_the_later_one_wins(tmp_path: Path) -> None:
     assert load(tmp_path, BASE, "threads=2", "threads=3").config.threads == 3
 
@@ -65,7 +73,7 @@ def test_a_null_section_can_be_opened(tmp_path: Path) -> None:
         ("threads=", "--set threads=: threads: got null; allowed: a whole number."),
         ("threads=two", "--set threads=two: threads: got 'two'; allowed: a whole number."),
         ("threads=!!int 2", "--set threads=!!int 2: YAML: got the tag tag:yaml.org,2002:int;"),
-        ("seeds=[0", "--set seeds=[0: YAML: got expected ',' or ']'"),
+        ("seeds=[0", "--set seeds=[0: YAML: got text that cannot be read: expected ',' or ']'"),
         ("seeds=3", "--set seeds=3: seeds: got 3; allowed: a list of whole numbers. Write [3]."),
         (
             "students.ones.tasks=[]",

@@ -57,6 +57,11 @@ FROZEN = {"kind": "frozen", "teacher_days": 3, "student_last_day": 6, "tune_days
             {"channels__ah": {"soft": {"weigth": 1}}},
             "channels.ah.soft.weigth: got an unknown key; allowed: weight.",
         ),
+        (
+            {"students__0__channels": ["soft"]},
+            "students[0] (one).channels[0]: got 'soft'; allowed: none, ah: the experiment's channel sets. Make a set "
+            "of the channel: `channels: {soft: {soft: {}}}` in the experiment.",
+        ),
         ({"students__0__channels": ["ah", "ah"]}, "students[0] (one).channels[1]: got 'ah' a second time;"),
         (
             {"students__0__verticals": ["feed", "feed"]},
@@ -106,7 +111,7 @@ FROZEN = {"kind": "frozen", "teacher_days": 3, "student_last_day": 6, "tune_days
         ),
         (
             {"teacher__architecture": "net.py"},
-            "teacher.architecture: architecture: got 'net.py', allowed: path/to/",
+            "teacher.architecture: got 'net.py', allowed: path/to/",
         ),
         (
             {"teacher__delayed_labels": "weihted"},
