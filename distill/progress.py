@@ -79,13 +79,25 @@ class Count:
         return self.done / self.seconds if self.seconds > 0 else 0.0
 
     @property
+    def speed(self) -> str:
+        """The rate as text, such as `2,300 examples/s` or `0.03 runs/s`; empty where nothing is counted or done."""
+        if not (self.unit and self.rate > 0):
+            return ""
+        return f"{self.rate:,.0f} {self.unit}/s" if self.rate >= 10 else f"{self.rate:.2g} {self.unit}/s"
+
+    @property
+    def complete(self) -> bool:
+        """True when all is done of what is counted."""
+        return self.total is not None and self.done >= self.total
+
+    @property
     def left(self) -> float | None:
         """Seconds left at the present rate; None when nobody can tell."""
         return (self.total - self.done) / self.rate if self.total is not None and self.rate > 0 else None
 
     def pace(self) -> str:
         """Rate, time left and what else is shown, such as `2,300 examples/s, 12 s left, loss 0.53`."""
-        parts = [f"{self.rate:,.0f} {self.unit}/s"] if self.rate > 0 and self.unit else []
+        parts = [self.speed] if self.speed else []
         parts += [f"{duration(self.left)} left"] if self.left is not None else []
         return ", ".join([*parts, *(f"{name} {_text(value)}" for name, value in self.shown.items())])
 
@@ -99,7 +111,7 @@ class Count:
     def summary(self, complete: bool) -> str:
         """The last line of the task."""
         amount = f"{self.done:,} {self.unit} in " if self.unit else ""
-        rate = f" ({self.rate:,.0f} {self.unit}/s)" if self.unit and self.rate > 0 else ""
+        rate = f" ({self.speed})" if self.speed else ""
         shown = "".join(f", {name} {_text(value)}" for name, value in self.shown.items())
         stopped = "" if complete else "stopped, "
         return f"{self.title}: {stopped}{amount}{duration(self.seconds)}{rate}{shown}"
@@ -171,7 +183,8 @@ class _PlainTask:
 
     def advance(self, amount: int = 1, **shown: Any) -> None:
         self._count.add(amount, shown)
-        if self._count.seconds >= self._next:
+        # Of a task that is complete the summary will tell.
+        if self._count.seconds >= self._next and not self._count.complete:
             self._next = self._count.seconds + self._every
             self._write(self._count.line())
 

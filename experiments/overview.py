@@ -49,7 +49,7 @@ def findings(run: RecordedRun, panels: Sequence[Panel]) -> list[str]:
     """Sentences: what arrives by task, how many gains are clear, who loses to the constant, what the teacher costs."""
     shown = [panel for panel in panels if panel.vertical != POOLED]
     lines = [_most(run, task) for task in dict.fromkeys(panel.task for panel in shown)]
-    lines += [_clear(shown), _losing(shown), _teacher_cost(run)]
+    lines += [_clear(shown, len(run.seeds)), _losing(shown), _teacher_cost(run)]
     return [line for line in lines if line]
 
 
@@ -100,11 +100,11 @@ def _most(run: RecordedRun, task: str) -> str:
     interval = f"(95 % interval {_percent(best['tr_low'])} to {_percent(best['tr_high'])})"
     return (
         f"{task}: {best['channel']} carries {_percent(best['tr'])} of the teacher's gain to {best['model']} {place} "
-        f"{interval}, the most of {len(defined)} compared."
+        f"{interval}{f', the most of {len(defined)} compared' if len(defined) > 1 else ''}."
     )
 
 
-def _clear(panels: Sequence[Panel]) -> str:
+def _clear(panels: Sequence[Panel], seeds: int) -> str:
     gains = [_gain(entry) for panel in panels for entry in panel.students if not entry.is_none]
     known = [gain for gain in gains if gain is not None and gain.value is not None]
     if not known:
@@ -114,6 +114,7 @@ def _clear(panels: Sequence[Panel]) -> str:
     return (
         f"Of {len(known)} gains in NE over none (student, channel, vertical and task), {better} are clearly above 0 "
         f"and {worse} clearly below. By chance alone, one in 20 would be clear."
+        + (" With one seed, intervals do not count the luck of a training." if seeds == 1 else "")
     )
 
 
@@ -138,4 +139,5 @@ def _teacher_cost(run: RecordedRun) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %".replace("-", "−")
+    # Adding 0 makes -0 a plain 0.
+    return f"{round(100 * share) + 0.0:.0f} %".replace("-", "−")

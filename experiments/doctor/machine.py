@@ -112,7 +112,7 @@ def wandb_finding(environment: Mapping[str, str]) -> Finding:
         environment: variables of the process.
     """
     mode = environment.get("WANDB_MODE", "")
-    shown = f"WANDB_MODE={mode}" if mode else "offline unless the experiment says otherwise"
+    shown = f"WANDB_MODE={mode}" if mode else "offline unless WANDB_MODE says otherwise"
     if mode and mode not in WANDB_MODES:
         remedy = f"Allowed for WANDB_MODE: {', '.join(WANDB_MODES)}."
         return Finding("W&B", shown, "", "broken", remedy)

@@ -39,6 +39,19 @@ def test_plain_lines_every_few_seconds_and_one_at_the_end() -> None:
     ]
 
 
+def test_a_slow_rate_and_a_task_that_is_complete() -> None:
+    """Less than ten a second is not rounded to nothing; what is complete is told once."""
+    stream, clock = io.StringIO(), Clock()
+    with PlainProgress(stream, seconds=5, clock=clock).task("runs", total=2, unit="runs") as bar:
+        for _ in range(2):
+            clock.now += 32
+            bar.advance(1)
+    assert stream.getvalue().splitlines() == [
+        "runs: 1 of 2 runs (50 %), 0.031 runs/s, 32 s left",
+        "runs: 2 runs in 1 min 4 s (0.031 runs/s)",
+    ]
+
+
 def test_an_error_inside_is_not_called_done() -> None:
     stream, clock = io.StringIO(), Clock()
     with pytest.raises(RuntimeError):
@@ -65,7 +78,7 @@ def test_a_total_of_zero_and_no_time() -> None:
     stream = io.StringIO()
     with PlainProgress(stream, seconds=0, clock=Clock()).task("empty", total=0, unit="rows") as bar:
         bar.advance(0)
-    assert stream.getvalue().splitlines() == ["empty: 0 of 0 rows", "empty: 0 rows in 0.0 s"]
+    assert stream.getvalue().splitlines() == ["empty: 0 rows in 0.0 s"]
 
 
 @pytest.mark.parametrize(

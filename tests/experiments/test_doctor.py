@@ -268,7 +268,7 @@ def test_full_disk_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("environment", "words", "state"),
     [
-        ({}, "offline unless the experiment says otherwise; key not set", "ok"),
+        ({}, "offline unless WANDB_MODE says otherwise; key not set", "ok"),
         ({"WANDB_MODE": "online"}, "WANDB_MODE=online; key not set", "broken"),
         ({"WANDB_MODE": "online", "WANDB_API_KEY": "secret"}, "WANDB_MODE=online; key set", "ok"),
         ({"WANDB_MODE": "disabled"}, "WANDB_MODE=disabled; key not set", "ok"),

@@ -301,6 +301,17 @@ def test_findings_name_the_most_over_all_verticals(run: RecordedRun, found: list
     assert conversion.startswith("conversion: the teacher is not clearly better")
 
 
+def test_findings_of_one_channel_and_one_seed(run: RecordedRun, found: list[Panel]) -> None:
+    """No minus before a nought, nothing is the most of one, and one seed says nothing of other seeds."""
+    row = {**run.transfer[0], "vertical": "macro", "task": "click", "measure": "ne", "split": "tune"}
+    rows = [{**row, "channel": "ah", "tr": -0.001, "tr_low": -0.021, "tr_high": 0.004}]
+    lines = findings(dataclasses.replace(run, transfer=rows, config={**run.config, "seeds": [0]}), found)
+    assert lines[0] == (
+        "click: ah carries 0 % of the teacher's gain to deepfm over all verticals (95 % interval −2 % to 0 %)."
+    )
+    assert any("With one seed, intervals do not count the luck of a training." in line for line in lines)
+
+
 def test_findings_name_the_vertical_where_no_student_serves_all(run: RecordedRun, found: list[Panel]) -> None:
     ratios = {
         (row["tr"], row["vertical"])
