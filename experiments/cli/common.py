@@ -132,15 +132,19 @@ def run_steps(args: argparse.Namespace, steps: Sequence[str]) -> Path:
     return run(loaded, final=args.final, steps=steps, progress=progress_of(args))
 
 
-def folder(text: str) -> Path:
+def folder(text: str, allowed: str = "a run folder (the `output` of an experiment)") -> Path:
     """A folder that must be there.
 
+    Args:
+        text: as the user wrote it.
+        allowed: what it may be, for the message.
+
     Raises:
-        UserError: it is not.
+        UserError: it is not there.
     """
     path = Path(text)
     if not path.is_dir():
-        raise UserError(f"{text}: got no such folder, allowed: a run folder (the `output` of an experiment)")
+        raise UserError(f"{text}: got no such folder, allowed: {allowed}")
     return path
 
 

@@ -61,6 +61,10 @@ def _read(args: argparse.Namespace) -> tuple[Shown, Path]:
         if args.overrides:
             raise UserError("--set: got a run folder beside it, allowed: beside an experiment file.")
         return shown_by_run(path), path
+    if not path.is_file():
+        raise UserError(
+            f"{path}: got no such file or folder, allowed: a run folder, or an experiment file (YAML)"
+        )
     loaded = load(args)
     import yaml
 

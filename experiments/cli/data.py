@@ -30,12 +30,16 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Two verbs below `data`."""
     verbs = parser.add_subparsers(dest="data_verb", metavar="VERB", required=True)
-    simulate = verbs.add_parser("simulate", help="write a simulated data set with known truth")
+    what = "write a simulated data set with known truth"
+    simulate = verbs.add_parser("simulate", help=what, description=what)
     simulate.add_argument("folder", metavar="FOLDER", help="folder to make")
     add_set(simulate, "days=3 or rows_per_day=5000 (`distill ls sources simulator`)")
     add_debug(simulate)
-    describe = verbs.add_parser("describe", help="print schema, rows and rates of a prepared data set")
-    describe.add_argument("folder", metavar="FOLDER", help="folder of a prepared data set")
+    what = "print schema, rows and rates of a prepared data set"
+    describe = verbs.add_parser("describe", help=what, description=what)
+    describe.add_argument(
+        "folder", metavar="FOLDER", help="one of those under `data.cache`, such as runs/data/..."
+    )
     add_debug(describe)
     describe.add_argument(
         "--through",

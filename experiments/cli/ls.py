@@ -14,8 +14,9 @@ REGISTRIES = {"teachers": TEACHERS, "students": STUDENTS, "channels": CHANNELS, 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to list, and which of it."""
-    parser.add_argument("kind", choices=[*REGISTRIES, "kernels"], help="what to list")
-    parser.add_argument("name", nargs="?", help="only this one")
+    kinds = [*REGISTRIES, "kernels"]
+    parser.add_argument("kind", metavar="KIND", choices=kinds, help=", ".join(kinds))
+    parser.add_argument("name", metavar="NAME", nargs="?", help="only this one")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,7 +36,8 @@ def _registered(kind: str) -> dict[str, str]:
     texts = {}
     for entry in REGISTRIES[kind].entries():
         needs = f" Needs: {', '.join(entry.needs)}." if entry.needs else ""
-        texts[entry.name] = f"{entry.name}: {entry.summary}.{needs}\n{describe(entry.config)}"
+        settings = describe(entry.config) or "  no settings."
+        texts[entry.name] = f"{entry.name}: {entry.summary}.{needs}\n{settings}"
     return texts
 
 

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Score, write, and say how many rows went where."""
-    path = folder(args.export)
+    path = folder(args.export, "a folder that `distill export` wrote")
     if not args.file.is_file():
         raise UserError(f"{args.file}: got no such file, allowed: a Parquet file")
     import pyarrow as pa

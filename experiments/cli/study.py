@@ -16,6 +16,7 @@ from experiments.studies.efficiency.file import Efficiency, read_efficiency
 from experiments.studies.history.file import History, Reader, read_history
 from experiments.studies.scaling.file import Scaling, read_scaling
 from experiments.studies.transfer.file import Slice, Transfer, read_transfer
+from experiments.studies.tuning_file import Tuning, read_tuning
 
 SUMMARIES = {
     "tune": "equal trials for every channel set, on the tune days, seeds 100-102",
@@ -34,6 +35,7 @@ EXAMPLES = {
     "transfer": "experiments/transfer/kuairand.yaml",
 }
 FILES: dict[str, tuple[type, type | None]] = {
+    "tune": (Tuning, None),
     "ablation": (Ablation, Variant),
     "scaling": (Scaling, None),
     "history": (History, Reader),
@@ -52,12 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             name, help=summary, description=summary, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         study.add_argument("file", metavar="FILE", type=Path, help=f"such as {EXAMPLES[name]}")
-        if name in FILES:
-            form, variant = FILES[name]
-            study.epilog = f"keys of the file:\n{describe(form)}"
-            study.epilog += (
-                f"\n\nkeys of each {variant.__name__.lower()}:\n{describe(variant)}" if variant else ""
-            )
+        form, variant = FILES[name]
+        study.epilog = f"keys of the file:\n{describe(form)}"
+        study.epilog += (
+            f"\n\nkeys of each {variant.__name__.lower()}:\n{describe(variant)}" if variant else ""
+        )
+        if name != "tune":
             add_set(study, "data.root=FOLDER")
         if name in ("ablation", "transfer"):
             add_final(study)
@@ -81,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _tune(args: argparse.Namespace) -> int:
-    from experiments.studies.tuning import best_of, read_tuning, tune
+    from experiments.studies.tuning import best_of, tune
 
     rows = tune(read_tuning(args.file), progress_of(args))
     for row in best_of(rows) if args.best else rows:

@@ -9,81 +9,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from distill.cells import Cell
 from distill.config import ExperimentConfig
 from distill.errors import UserError, nearest
-from distill.findings import Findings, show
 from distill.load_config import LoadedConfig, load_config
 from distill.progress import Progress
+from experiments.pipeline import domains
 from experiments.pipeline.banks import Task
 from experiments.pipeline.environment import git_commit
 from experiments.pipeline.experiment import Experiment
 from experiments.pipeline.run import open_experiment, run_tasks, train_teachers, write_pasts
-from experiments.studies import domains
-from experiments.studies.files import StudyFile, overrides, read_study, unequal
+from experiments.studies.files import overrides
 from experiments.studies.links import share
 from experiments.studies.tables import append_row, read_table
 from experiments.studies.trainings import SeedPredictions
 from experiments.studies.trials import macro_logloss
+from experiments.studies.tuning_file import OF, TEACHER, Tuning
 
 COLUMNS = ("role", "channel", "trial", "settings", "macro_logloss", "seeds", "git_commit")
-TEACHER = "teacher"
-OF = "/"
-"""Between a student and a channel set."""
-
 _SHARED = ("teacher", "teacher_log")
 _DOMAINS = "domain_teachers"
-_STUDENT_KEYS = ("students.", "channels.")
-
-
-@dataclass
-class Tuning(StudyFile):
-    """A tuning file.
-
-    Attributes:
-        trials: `teacher`, a channel set's name (all students) or `<student>/<channel set>` to trials, each a mapping of
-            `--set` keys to values.
-    """
-
-    trials: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-
-    def of(self, student: str, channel: str) -> Sequence[Mapping[str, Any]]:
-        """Trials of a channel set for a student, its own or those of all students; none when there are neither."""
-        return self.trials.get(f"{student}{OF}{channel}") or self.trials.get(channel) or []
-
-
-def read_tuning(path: Path) -> Tuning:
-    """Read a tuning file.
-
-    Raises:
-        ConfigErrors: no such file, unknown or missing keys, unequal numbers of trials.
-    """
-    return read_study(path, Tuning, _check)
-
-
-def _check(tuning: Tuning, findings: Findings) -> None:
-    if not tuning.trials:
-        findings.add(("trials",), "no trials", "trials of the teacher, of channel sets, or of both")
-    of_students = {name: given for name, given in tuning.trials.items() if name != TEACHER}
-    for name, trials in of_students.items():
-        channel = name.partition(OF)[2]
-        if channel in of_students:
-            findings.add(
-                ("trials", name), f"{show(name)} beside {show(channel)}", "trials of all students, or of each"
-            )
-        for number, trial in enumerate(trials):
-            for key in trial:
-                if not key.startswith(_STUDENT_KEYS):
-                    # Their teachers are trained once for all trials.
-                    place = ("trials", name, number, key)
-                    findings.add(place, f"the key {key}", "keys of students and channels")
-    counts = unequal(of_students)
-    if counts:
-        findings.add(("trials",), counts, "the same number for every channel set")
 
 
 def tune(tuning: Tuning, progress: Progress) -> list[dict[str, str]]:

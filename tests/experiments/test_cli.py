@@ -140,6 +140,16 @@ def test_what_should_be_quick_imports_nothing_slow(arguments: list[str]) -> None
             2,
             "students: got 'depfm', allowed: dcn_v2, deepfm, din, dlrm, gem. Did you mean",
         ),
+        (
+            ["score", "nowhere", "x"],
+            2,
+            "nowhere: got no such folder, allowed: a folder that `distill export` wrote",
+        ),
+        (
+            ["dashboard", "nowhere"],
+            2,
+            "nowhere: got no such file or folder, allowed: a run folder, or an experiment",
+        ),
         (["compare", "nowhere"], 2, "nowhere: got no such folder, allowed: a run folder"),
         (["report", "nowhere"], 2, "nowhere: got no such folder"),
         (["data", "describe", "nowhere"], 2, "nowhere: "),

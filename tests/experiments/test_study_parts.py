@@ -19,7 +19,7 @@ from experiments.studies.scaling.file import Scaling
 from experiments.studies.tables import append_row, beside, read_table, replace_rows
 from experiments.studies.text import gain_text, interval_text, large, number
 from experiments.studies.transfer.file import Slice, Transfer
-from experiments.studies.tuning import Tuning
+from experiments.studies.tuning_file import Tuning
 
 COLUMNS = ("data", "split", "value")
 SVG = "{http://www.w3.org/2000/svg}"
@@ -113,7 +113,7 @@ def test_every_key_of_a_study_file_is_explained(form: type) -> None:
     assert all(help_.text for help_ in field_help(form))
 
 
-@pytest.mark.parametrize("study", ["ablation", "scaling", "history", "transfer"])
+@pytest.mark.parametrize("study", ["tune", "ablation", "efficiency", "scaling", "history", "transfer"])
 def test_help_on_a_study_is_its_file_explained(study: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", study, "--help"]) == 0
     assert "  experiment (text; required): experiment file" in capsys.readouterr().out

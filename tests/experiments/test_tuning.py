@@ -16,7 +16,8 @@ import experiments.catalog  # noqa: F401  fills the registries
 from distill.cells import Cell
 from distill.errors import ConfigErrors, UserError
 from distill.progress import NoProgress
-from experiments.studies.tuning import best_of, read_tuning, tune
+from experiments.studies.tuning import best_of, tune
+from experiments.studies.tuning_file import read_tuning
 
 EXPERIMENT: dict[str, Any] = {
     "name": "tiny",

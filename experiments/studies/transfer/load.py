@@ -10,10 +10,10 @@ from distill.config import ExperimentConfig, StudentConfig
 from distill.errors import ConfigErrors, Problem, nearest
 from distill.findings import show
 from distill.load_config import LoadedConfig
-from experiments.studies import domains
+from experiments.pipeline import domains
 from experiments.studies.files import load_all, overrides
 from experiments.studies.transfer.file import CORE, Slice, Transfer
-from experiments.studies.tuning import OF, Tuning, read_tuning
+from experiments.studies.tuning_file import OF, Tuning, read_tuning
 
 NONE = "none"
 

@@ -16,7 +16,7 @@ from distill.transfer import MACRO, STUDENT, TEACHER
 from experiments.studies.text import UNDEFINED, new_table, number, print_table
 from experiments.studies.transfer import bars, calibration
 from experiments.studies.transfer.run import Transferred
-from experiments.studies.tuning import OF, read_tuning
+from experiments.studies.tuning_file import OF, read_tuning
 
 Row = Mapping[str, Any]
 
