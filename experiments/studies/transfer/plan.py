@@ -19,9 +19,9 @@ from distill.load_config import LoadedConfig
 from distill.registry import CHANNELS
 from distill.schedule import Schedule
 from distill.transfer import TEACHER
+from experiments.pipeline import domains
 from experiments.pipeline.experiment import NONE, Experiment
 from experiments.pipeline.jobs import is_done
-from experiments.studies import domains
 from experiments.studies.links import keep, share
 from experiments.studies.trainings import SeedPredictions, settings_hash
 
