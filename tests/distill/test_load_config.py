@@ -291,7 +291,7 @@ JUNK = st.one_of(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_a_mutated_config_loads_or_tells_its_problems(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,12 @@ Records = list[dict[str, Any]]
 
 
 def inspect(run_folder: Path) -> Records:
-    """Records of one offline run."""
-    wandb = Path(sys.executable).with_name("wandb")
-    command = [str(wandb), "leet", "inspect", "--json", str(run_folder)]
+    """Records of one offline run: by `wandb leet inspect --json`, without the second that its Python part imports."""
+    from wandb.util import get_core_path
+
+    (file,) = run_folder.glob("run-*.wandb")
+    options = ["--no-observability", "--json", "--run-file", str(file)]
+    command = [get_core_path(), "leet", "inspect", *options, str(run_folder.parent)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
 

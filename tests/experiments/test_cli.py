@@ -378,7 +378,7 @@ def leaves(content: Any) -> list[tuple[Any, Any]]:
     return [found for key, value in items for found in [(content, key), *leaves(value)]]
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_a_mutated_experiment_never_ends_in_a_traceback(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
