@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-import subprocess
+import runpy
 import sys
 from pathlib import Path
+
+import pytest
 
 from tests.experiments.raw_ids import with_raw_ids
 from tests.experiments.tiny_experiment import write_days
 
-ROOT = Path(__file__).parents[2]
-EXAMPLE = ROOT / "experiments" / "examples" / "own_parquet.py"
+EXAMPLE = "experiments.examples.own_parquet"
 
 
-def test_own_parquet_is_scored(tmp_path: Path) -> None:
+def test_own_parquet_is_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = with_raw_ids(write_days(tmp_path / "data", rows=300))
-    command = [sys.executable, "-m", "experiments.examples.own_parquet", str(data), str(tmp_path / "work")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr[-2000:]
-    scored = [line.split() for line in done.stdout.splitlines()[-2:]]
+    monkeypatch.setattr(sys, "argv", ["own_parquet.py", str(data), str(tmp_path / "work")])
+    runpy.run_module(EXAMPLE, run_name="__main__")
+    scored = [line.split() for line in capsys.readouterr().out.splitlines()[-2:]]
     assert [line[:2] for line in scored] == [["click", "300"], ["order", "300"]]
-    assert len(EXAMPLE.read_text().splitlines()) < 40
+
+
+def test_importing_it_as_the_processes_that_train_do_does_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_module(EXAMPLE, run_name="__mp_main__")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_it_is_short() -> None:
+    path = Path(__file__).parents[2] / "experiments" / "examples" / "own_parquet.py"
+    assert len(path.read_text().splitlines()) < 40
