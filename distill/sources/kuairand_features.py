@@ -1,5 +1,8 @@
 """Features of KuaiRand's users and videos: vocabularies from the feature files, 0 for missing or unknown.
 
+The vocabularies are not kept: ids of users and videos are the files' own, their attributes are looked up by id, and a
+served student is asked with rows.
+
 Shape letters: U users, V videos, R rows, A attributes.
 """
 

@@ -42,10 +42,12 @@ Ids that are texts, or whole numbers of any size, become rows of a table where t
       item_id: {ids: vocabulary, size: 8000, group: item}  # at most 7999 values; room for those of later days
       query: {ids: hash, size: 4096}                       # a stable hash; values with one hash share a row
 
-Row 0 stands for null and, when a student is served, for values that the data never held; `unknown: false` does without
-it and refuses them. A further day appends values and leaves the rows of old ones. So does a copy of the prepared data
-set's vocabulary/<feature>.parquet in your folder when the first days are dropped. `user_id` in text must be named
-under `sparse`, whether models read it or not.
+Row 0 stands for null and, when a student is served, for values that the data never held; nulls alone train it. With
+`unknown: false` there is no such row, and both are refused. A value that first appears after the days that a model is
+trained on has a row that was never trained, no more. A further day adds values at the end and leaves the rows of old
+ones. When the first days are dropped, copy vocabulary/<feature>.parquet of the earlier prepared data set into your
+folder, and the rows stay; a teacher is not started from a snapshot whose rows stood for other values. `user_id` in text
+must be named under `sparse`, whether models read it or not.
 
 Columns of events.parquet: `user_id`, `timestamp`, the history's item, `domain`, and `label_<task>`,
 `matures_<task>` where known.
@@ -55,7 +57,9 @@ table, each at most once) and `vector` (a list of `width` finite numbers, kept i
 of about 1). An item without a row is missing, and models know it. experiments/examples/fill_content.py makes such a
 file. Files of other modalities are not read.
 
-Memory: a row group at a time; a day that is not sorted by (timestamp, example_id) is sorted in memory.
+Memory: a row group at a time; a day that is not sorted by (timestamp, example_id) is sorted in memory. A row group is
+also what a vocabulary is looked up for at once, at the price of a hash table of all its values: with millions of values
+write large row groups.
 """
 
 from __future__ import annotations

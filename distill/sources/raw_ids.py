@@ -70,7 +70,7 @@ def as_rows(table: pa.Table, vocabularies: Mapping[str, Vocabulary], path: Path)
     Raises:
         DataError: values that are of another kind or have no row; null as a user.
     """
-    for name in vocabularies.keys() & set(table.column_names):
+    for name in (name for name in vocabularies if name in table.column_names):
         if name == "user_id" and table[name].null_count:
             raise DataError(
                 f"{path}: user_id: got {table[name].null_count} nulls, allowed: a user in every row. Give the unknown "

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from distill.cells import Cell
 from distill.checkpoint import save_model
-from distill.config import ShardingConfig, StudentConfig
+from distill.config import ShardingConfig, StudentConfig, of_seed
 from distill.errors import UserError
 from distill.progress import Progress
 from distill.protocols import Architecture, Channel
+from distill.renumbering import numbering, refuse_renumbered
 from experiments.pipeline.build import build_autoencoder, build_model, build_student
 from experiments.pipeline.cost import ModelCost, counted_day, model_cost
 from experiments.pipeline.experiment import Experiment
@@ -45,8 +47,13 @@ def train_teacher(experiment: Experiment, cell: Cell, seed: int, progress: Progr
         supply = open_supply(experiment, cell, seed, channels.values(), model.tasks)
     autoencoder = build_autoencoder(config.representation, model, seed)
 
+    vocabularies = experiment.data.vocabularies()
+    if config.start is not None:
+        refuse_renumbered(Path(of_seed(config.start, seed)), vocabularies)
+    rows = numbering(vocabularies)
+
     def snapshot(day: int) -> None:
-        facts = {"trained_through": day, "seed": seed}
+        facts = {"trained_through": day, "seed": seed, **rows}
         save_model(model, experiment.snapshot(cell, seed, day), facts, autoencoder)
 
     training = Training(

@@ -79,7 +79,7 @@ def _changed(
     by_column = dict(vocabularies)
     if signature.item_feature in vocabularies:
         by_column[ITEMS] = vocabularies[signature.item_feature]
-    for name in by_column.keys() & set(table.column_names):
+    for name in (name for name in by_column if name in table.column_names):
         place = table.column_names.index(name)
         table = table.set_column(place, name, change(by_column[name], table[name], name))
     return table

@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from distill.errors import ConfigErrors
 from distill.load_config import load_config
 from experiments.__main__ import main
+from tests.experiments.raw_ids import with_raw_ids
 from tests.experiments.tiny_experiment import EXPERIMENT, ITEMS, write_days, write_experiment
 
 MORE = 5
@@ -41,10 +43,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A run that has ended, and an experiment on data with new items that starts from it."""
     folder = tmp_path_factory.mktemp("start")
     old = write_experiment(
-        folder / "old", write_days(folder / "days", days=4, rows=300), folder / "cache", **changes()
+        folder / "old",
+        with_raw_ids(write_days(folder / "days", days=4, rows=300)),
+        folder / "cache",
+        **changes(),
     )
     assert main(["teacher", str(old), "--quiet"]) == 0
-    grown = write_days(folder / "grown", days=4, rows=300)
+    grown = with_raw_ids(write_days(folder / "grown", days=4, rows=300))
     schema = yaml.safe_load((grown / "schema.yaml").read_text())
     schema["sparse"]["item_id"]["size"] += MORE
     (grown / "schema.yaml").write_text(yaml.safe_dump(schema, sort_keys=False))
@@ -86,3 +91,17 @@ def test_data_with_fewer_ids_are_refused(
     assert f"tables.item_id.weight: got {ITEMS + MORE} rows" in capsys.readouterr().err.replace(
         "momentum", "weight"
     )
+
+
+def test_data_that_number_their_users_anew_are_refused(
+    files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = with_raw_ids(write_days(tmp_path / "days", days=4, rows=300))
+    first = data / "date=2026-01-01" / "rows.parquet"
+    table = pq.read_table(first, partitioning=None)
+    place = table.column_names.index("user_id")
+    pq.write_table(table.set_column(place, "user_id", table["user_id"].combine_chunks()[::-1]), first)
+    start = str(files[0].parent / "out" / SNAPSHOT)
+    other = write_experiment(tmp_path / "other", data, tmp_path / "cache", **changes(start=start))
+    assert main(["teacher", str(other), "--quiet"]) == 2
+    assert "start: user_id: its rows stand for other values" in capsys.readouterr().err
