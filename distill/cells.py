@@ -23,6 +23,9 @@ JOIN = "+"
 POOLED = "pooled"
 """Vertical of rows that pool all verticals of the schema."""
 
+NONE = "none"
+"""Channel of a teacher, and of a student to which nothing is carried."""
+
 DOMAIN_TEACHER = "domain_teacher"
 """Role of a teacher of some surfaces, between the teacher and students."""
 

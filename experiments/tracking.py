@@ -40,7 +40,7 @@ from experiments.tracked_values import (
 )
 
 RUNS = "wandb_runs.json"
-"""cell_id to the id, name and group of its run, the last day it holds and the digest of its scores."""
+"""cell_id to the id and name of its run, the last day it holds, the digest of its scores and of its settings."""
 
 Mode = Literal["offline", "online"]
 _MODES: dict[str, Mode] = {"offline": "offline", "online": "online"}
@@ -68,12 +68,11 @@ class Tracked(Protocol):
         """Resolved settings."""
 
     @property
-    def config_hash(self) -> str:
-        """sha256 of the resolved settings."""
-
-    @property
     def folder(self) -> Path:
         """The run folder."""
+
+    def settings_hash(self, cell: Cell) -> str:
+        """sha256 of what decides about a cell."""
 
 
 class NoTracker:
@@ -119,16 +118,20 @@ class WandbTracker:
     def __init__(self, experiment: Tracked, settings: dict[str, Any], mode: Mode):
         self._folder, self._mode, self._settings = experiment.folder, mode, settings
         self._project = experiment.config.wandb.project
-        self._identity = f"{experiment.config_hash}/{git_commit()}"
+        self._settings_hash, self._commit = experiment.settings_hash, git_commit()
         self._known_familiar: tuple[str, Familiarity | None] | None = None
         if mode == "online":
             log_in("WANDB_MODE: got online")
 
     def start(self, cell: Cell) -> None:
-        runs = self._runs()
+        runs, settings = self._runs(), self._settings_hash(cell)
+        if (other := runs.get(cell.cell_id, {}).get("settings", settings)) != settings:
+            # It is trained anew. Its earlier run is found again when these settings come back.
+            runs[f"{cell.cell_id} {other}"] = runs.pop(cell.cell_id)
         if cell.cell_id not in runs:
             name = keys.run_name(cell.model, cell.vertical, cell.channel)
-            runs[cell.cell_id] = {"id": self._id(cell.cell_id), "name": name, "last_day": 0, "scores": ""}
+            new = {"id": self._id(cell, cell.cell_id), "name": name, "last_day": 0, "scores": ""}
+            runs[cell.cell_id] = runs.pop(f"{cell.cell_id} {settings}", new | {"settings": settings})
             with atomic_path(self._folder / RUNS) as temporary:
                 temporary.write_text(json.dumps(runs, indent=1) + "\n")
 
@@ -159,14 +162,15 @@ class WandbTracker:
     def exported(self, cell: Cell, seed: int, folder: Path) -> None:
         run = read_run(self._folder)
         sources, made = exported(run, cell, seed, folder)
-        known = {"id": self._id(made.name), "name": made.name}
+        known = {"id": self._id(cell, made.name), "name": made.name}
         with self._open(cell, known, run.git_commit, EXPORT) as wandb_run:
             self._log_artifacts(wandb_run, sources, uses=True)
             self._log_artifacts(wandb_run, [made], uses=False)
 
-    def _id(self, of: str) -> str:
-        """Of a run, the same whenever it is made again."""
-        return hashlib.sha256(f"{self._identity}/{of}".encode()).hexdigest()[:_ID_LENGTH]
+    def _id(self, cell: Cell, of: str) -> str:
+        """Of a run, the same whenever it is made again with what decides about its cell."""
+        identity = f"{self._settings_hash(cell)}/{self._commit}/{of}"
+        return hashlib.sha256(identity.encode()).hexdigest()[:_ID_LENGTH]
 
     def _open(self, cell: Cell, known: Mapping[str, Any], commit: str, job: str = "") -> Any:
         """A run of a cell: its training, or another job on it."""

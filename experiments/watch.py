@@ -62,8 +62,8 @@ def so_far(run: RecordedRun) -> RecordedRun:
     from experiments.pipeline.scoring import predicted_cells, scored, timing
 
     experiment = _experiment(run, data)
-    last_day, predicted = experiment.schedule.last_day, predicted_cells(experiment, run.seeds)
-    trained = [source for source in predicted if _is_trained(run, source.cell, last_day)]
+    predicted = predicted_cells(experiment, run.seeds)
+    trained = [source for source in predicted if _is_trained(run, experiment, source.cell)]
     if not trained:
         return run
     sources = [source for source in predicted if source in trained or source.cell.role == FLOOR]
@@ -77,13 +77,15 @@ def so_far(run: RecordedRun) -> RecordedRun:
     )
 
 
-def _is_trained(run: RecordedRun, cell: Cell, last_day: int) -> bool:
+def _is_trained(run: RecordedRun, experiment: Experiment, cell: Cell) -> bool:
     """True when all seeds have come, with the settings of the run as it goes on now, to the last day of its scores."""
+    from experiments.pipeline.training import describes
+
     reports = [run.trainings.get((cell.cell_id, seed)) for seed in run.seeds]
     return all(
         report is not None
-        and report["config_hash"] == run.status["config_hash"]
-        and report["last_day"] >= last_day
+        and describes(report, experiment, cell)
+        and report["last_day"] >= experiment.schedule.last_day
         for report in reports
     )
 

@@ -169,10 +169,21 @@ def train_bank(tasks: Sequence[Task], progress: Progress) -> None:
         own = [_share(report, module, place, day) for day, report in enumerate(reports)]
         trained = replace(trainings[place], model=bank.plain)
         trained.leave_behind(
-            recorders[place], cost, own, wall / len(tasks), cpu / len(tasks), bank=len(tasks)
+            recorders[place],
+            cost,
+            own,
+            wall / len(tasks),
+            cpu / len(tasks),
+            bank=len(tasks),
+            members=[name_in_bank(task) for task in tasks],
         )
     checkpoints.store.remove()
     _refuse_frozen(bank, tasks)
+
+
+def name_in_bank(task: Task) -> str:
+    """What tells a member from the others, in the report that each leaves behind."""
+    return f"{task.cell.cell_id} {task.experiment.settings_hash(task.cell)}"
 
 
 def _training(task: Task) -> Training:

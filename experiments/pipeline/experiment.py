@@ -3,39 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from distill.cells import ALL, DOMAIN_TEACHER, JOIN, Cell
+from distill.cells import ALL, DOMAIN_TEACHER, JOIN, NONE, Cell
 from distill.channel_sets import channel_set
 from distill.config import DomainTeacherConfig, ExperimentConfig, StudentConfig, TeacherConfig
 from distill.dataset import DataSet
 from distill.schedule import Schedule
 from experiments.pipeline.build import architecture_options
+from experiments.pipeline.settings import settings_hash
 
-NONE = "none"
 DIRECT, HIERARCHICAL = "direct", "hierarchical"
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """What every step of the pipeline needs.
+class Planned:
+    """An experiment as its settings have it: its cells, who learns from whom, what decides about each, its folders.
 
     Attributes:
         config: resolved settings.
-        config_hash: sha256 of the resolved settings.
-        base: folder of the experiment file; a user's own architectures are named relative to it.
-        data: the prepared data set.
-        schedule: its days.
+        hashes: cell to the hash of what decides about it. Taken when the experiment is opened: a user's own
+            architecture may be edited while it is trained.
     """
 
     config: ExperimentConfig
-    config_hash: str
-    base: Path
-    data: DataSet
-    schedule: Schedule
+    hashes: Mapping[Cell, str] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        hashes = {cell: settings_hash(self.config, cell, model) for cell, model in self.cells.items()}
+        object.__setattr__(self, "hashes", hashes)
+
+    def settings_hash(self, cell: Cell) -> str:
+        """sha256 (hex) of what decides about a cell (`experiments.pipeline.settings`)."""
+        return self.hashes.get(cell) or settings_hash(self.config, cell, None)
 
     @cached_property
     def folder(self) -> Path:
@@ -72,6 +75,11 @@ class Experiment:
         teacher = self.config.teacher
         first = {} if teacher is None or self.teacher_cell is None else {self.teacher_cell: teacher}
         return first | self.domain_cells
+
+    @property
+    def cells(self) -> dict[Cell, TeacherConfig | StudentConfig]:
+        """Everything that is trained."""
+        return {**self.logged_cells, **self.student_cells}
 
     def channels_of(self, cell: Cell) -> Mapping[str, dict[str, Any]]:
         """What a student or domain teacher learns by: channel to its settings; nothing for the teacher."""
@@ -122,6 +130,24 @@ class Experiment:
     ) -> Cell:
         kind, inputs = self.config.schedule.kind, _inputs(role, model)
         return Cell(self.config.name, model.name, role, vertical, kind, inputs, route, lag, channel)
+
+
+@dataclass(frozen=True)
+class Experiment(Planned):
+    """What every step of the pipeline needs.
+
+    Attributes:
+        config: resolved settings.
+        config_hash: sha256 of the resolved settings.
+        base: folder of the experiment file; a user's own architectures are named relative to it.
+        data: the prepared data set.
+        schedule: its days.
+    """
+
+    config_hash: str
+    base: Path
+    data: DataSet
+    schedule: Schedule
 
 
 def _inputs(role: str, model: TeacherConfig | StudentConfig) -> str:

@@ -186,6 +186,7 @@ class Training:
         if not is_first():
             return
         report = {
+            "settings_hash": experiment.settings_hash(cell),
             "config_hash": experiment.config_hash,
             "data_fingerprint": experiment.data.fingerprint,
             "last_day": experiment.schedule.last_day,
@@ -232,7 +233,7 @@ def checkpoints_of(trainings: Sequence[Training], plan: DayPlan) -> Checkpoints:
     identity = {
         "members": [
             {
-                "config_hash": training.experiment.config_hash,
+                "settings_hash": training.experiment.settings_hash(training.cell),
                 "data_fingerprint": training.experiment.data.fingerprint,
                 "cell_id": training.cell.cell_id,
                 "seed": training.seed,
@@ -254,10 +255,19 @@ def is_current(experiment: Experiment, cell: Cell, seed: int) -> bool:
     if not all(path.is_file() for path in left):
         return False
     report = read_mapping(folder / REPORT, UserError, REPORT_ADVICE)
-    same = report.get("config_hash") == experiment.config_hash
-    same = same and report.get("data_fingerprint") == experiment.data.fingerprint
     # A final run has predicted the tune days on its way to the test days.
-    return same and report["last_day"] >= experiment.schedule.last_day
+    return describes(report, experiment, cell) and report["last_day"] >= experiment.schedule.last_day
+
+
+def describes(report: Mapping[str, Any], experiment: Experiment, cell: Cell) -> bool:
+    """True when a report is that of a cell's training with what decides about it now, and with this data.
+
+    One from before there were hashes of single trainings says it of all settings.
+    """
+    found, wanted = report.get("settings_hash"), experiment.settings_hash(cell)
+    if found is None:
+        found, wanted = report.get("config_hash"), experiment.config_hash
+    return found == wanted and report.get("data_fingerprint") == experiment.data.fingerprint
 
 
 def read_report(experiment: Experiment, cell: Cell, seed: int) -> dict[str, Any]:

@@ -12,10 +12,11 @@ from distill.cells import Cell
 from distill.past import PastRequest
 from distill.progress import Progress
 from experiments.pipeline import jobs, logs, past
-from experiments.pipeline.banks import Task, groups, train_bank
+from experiments.pipeline.banks import Task, groups, name_in_bank, train_bank
 from experiments.pipeline.experiment import Experiment
 from experiments.pipeline.pool import Job
 from experiments.pipeline.streams import rows_of
+from experiments.pipeline.training import read_report
 
 
 def train_teacher_job(experiment: Experiment, cell: Cell, seed: int, progress: Progress) -> None:
@@ -80,11 +81,11 @@ def training_jobs(tasks: Sequence[Task], most: int) -> list[Job]:
 
     Args:
         tasks: of teachers, domain teachers or students.
-        most: students of a bank at most. A bank is trained when one of its members is not done.
+        most: students of a bank at most.
     """
     students = [task for task in tasks if task.cell not in task.experiment.logged_cells]
     teachers = [[task] for task in tasks if task.cell in task.experiment.logged_cells]
-    missing = [members for members in (*teachers, *groups(students, most)) if not all(map(_is_done, members))]
+    missing = [rest for members in (*teachers, *groups(students, most)) if (rest := to_be_trained(members))]
     rows = _Rows()
     missing.sort(key=lambda members: -len(members) * rows.of(members[0]))
     return [_job(members, rows.of(members[0])) for members in missing]
@@ -110,8 +111,25 @@ def job_of(
     return Job(function, arguments, examples, folders, experiments[0].config.threads)
 
 
+def to_be_trained(members: Sequence[Task]) -> list[Task]:
+    """Who of a group is not done yet, and who was trained beside them.
+
+    A bank that was stopped while it left its members behind is trained again as it was, so that they end with the same
+    numbers; one that has got new members is not.
+    """
+    missing = {name_in_bank(task) for task in members if not _is_done(task)}
+    return [task for task in members if missing and missing & {name_in_bank(task), *_beside(task)}]
+
+
 def _is_done(task: Task) -> bool:
     return jobs.is_done(task.experiment, task.cell, task.seed)
+
+
+def _beside(task: Task) -> list[str]:
+    """Who was trained in one bank with a student that is done; nobody where it is not."""
+    if not _is_done(task):
+        return []
+    return read_report(task.experiment, task.cell, task.seed).get("members", [])
 
 
 def _asked_of_others(options: Mapping[str, Any]) -> float:

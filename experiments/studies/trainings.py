@@ -29,8 +29,9 @@ from distill.structured import to_plain
 from experiments.pipeline.environment import versions
 from experiments.pipeline.experiment import NONE, Experiment
 from experiments.pipeline.pool import default_workers, run_jobs
+from experiments.pipeline.settings import anywhere
 from experiments.pipeline.streams import rows_of
-from experiments.pipeline.training import REPORT, read_report
+from experiments.pipeline.training import REPORT, describes, read_report
 from experiments.pipeline.work import job_of, train_student_job, train_teacher_job
 
 
@@ -161,9 +162,8 @@ class Training:
         if not path.is_file() or not prediction_path(self.experiment.folder, self.cell, self.seed).is_file():
             return False
         report = json.loads(path.read_text())
-        same = report["config_hash"] == self.experiment.config_hash
-        same = same and report["data_fingerprint"] == self.experiment.data.fingerprint
-        return same and report["last_day"] >= self.experiment.schedule.last_day
+        ended = report["last_day"] >= self.experiment.schedule.last_day
+        return ended and describes(report, self.experiment, self.cell)
 
 
 def open_model(
@@ -263,7 +263,4 @@ def _surface_by_surface(config: ExperimentConfig, verticals: Sequence[str]) -> E
 
 def settings_hash(loaded: LoadedConfig) -> str:
     """Hash of what decides about a training: neither its seed nor where things lie."""
-    config = loaded.config
-    data = replace(config.data, root=None, cache="")
-    settled = replace(config, output="", seeds=[], data=data, workers=0, bank=1)
-    return replace(loaded, config=settled).config_hash
+    return replace(loaded, config=anywhere(loaded.config)).config_hash

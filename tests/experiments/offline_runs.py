@@ -56,7 +56,10 @@ class FakeExperiment:
 
     folder: Path
     config: ExperimentConfig
-    config_hash: str = "c0ffee"
+    settings: str = "c0ffee"
+
+    def settings_hash(self, cell: Cell) -> str:
+        return self.settings
 
 
 def tracker_of(folder: Path, enabled: bool = True) -> Tracker:

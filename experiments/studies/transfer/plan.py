@@ -12,16 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from distill.cells import DOMAIN_TEACHER, Cell
-from distill.config import ExperimentConfig
 from distill.dataset import DataSet
 from distill.errors import UserError
 from distill.load_config import LoadedConfig
-from distill.registry import CHANNELS
 from distill.schedule import Schedule
 from distill.transfer import TEACHER
-from experiments.pipeline import domains
-from experiments.pipeline.experiment import NONE, Experiment
+from experiments.pipeline.experiment import Experiment
 from experiments.pipeline.jobs import is_done
+from experiments.pipeline.settings import alone, decisive
 from experiments.studies.links import keep, share
 from experiments.studies.trainings import SeedPredictions, settings_hash
 
@@ -129,49 +127,9 @@ def lay_out(slices: list[OpenSlice]) -> None:
 
 
 def _parts(name: str, loaded: LoadedConfig, experiment: Experiment) -> Iterator[Part]:
-    for cell in (*experiment.logged_cells, *experiment.student_cells):
-        alone = replace(_alone(experiment, cell), floor=False, seeds=[])
-        alone = replace(alone, wandb=replace(alone.wandb, enabled=False))
-        digest = settings_hash(replace(loaded, config=_decisive(alone, cell)))
-        yield Part(f"slices.{name}", cell, replace(experiment, config=alone, config_hash=digest))
-
-
-def _alone(experiment: Experiment, cell: Cell) -> ExperimentConfig:
-    """The experiment with one model and whom it learns from, so that a change elsewhere trains nothing again."""
-    config = experiment.config
-    if cell == experiment.teacher_cell:
-        return replace(config, channels={NONE: {}}, domain_teachers=[], students=[])
-    if cell in experiment.domain_cells:
-        return _with_sets(
-            replace(config, domain_teachers=[experiment.domain_cells[cell]], students=[]), [cell.channel]
-        )
-    student = experiment.student_cells[cell]
-    student = replace(
-        student,
-        verticals=[cell.vertical],
-        channels=[NONE, cell.channel],
-        optimizer=student.channel_optimizers.get(cell.channel, student.optimizer),
-        channel_optimizers={},
-        channel_settings={
-            name: own for name, own in student.channel_settings.items() if name == cell.channel
-        },
-    )
-    config = replace(config, students=[student])
-    if cell.channel == NONE or not domains.teach(config):
-        config = replace(config, domain_teachers=[])
-    return _with_sets(config, [cell.channel, *(model.channel for model in config.domain_teachers)])
-
-
-def _with_sets(config: ExperimentConfig, names: list[str]) -> ExperimentConfig:
-    return replace(config, channels={NONE: {}, **{name: config.channels[name] for name in names}})
-
-
-def _decisive(alone: ExperimentConfig, cell: Cell) -> ExperimentConfig:
-    """What decides about the model: neither the lag where it reads no log, nor the days of others."""
-    direct = replace(alone, schedule=replace(alone.schedule, lag=0))
-    if cell.role == TEACHER:
-        return replace(direct, schedule=replace(direct.schedule, student_first_day=0, student_last_day=0))
-    if not any("teacher" in CHANNELS.get(name).needs for name in alone.channels.get(cell.channel, {})):
-        students = [replace(student, route="direct") for student in alone.students]
-        return replace(direct, teacher=None, domain_teachers=[], students=students)
-    return alone
+    """One for each cell, by itself, so that a change elsewhere trains nothing again."""
+    for cell, model in experiment.cells.items():
+        config = replace(alone(experiment.config, cell, model), floor=False, seeds=[])
+        config = replace(config, wandb=replace(config.wandb, enabled=False))
+        digest = settings_hash(replace(loaded, config=decisive(config, cell)))
+        yield Part(f"slices.{name}", cell, replace(experiment, config=config, config_hash=digest))
