@@ -62,9 +62,9 @@ class FakeExperiment:
         return self.settings
 
 
-def tracker_of(folder: Path, enabled: bool = True) -> Tracker:
+def tracker_of(folder: Path, enabled: bool = True, settings: str = "c0ffee") -> Tracker:
     config = ExperimentConfig(name="synthetic", wandb=WandbConfig(enabled=enabled, project="test"))
-    return open_tracker(FakeExperiment(folder, config), (folder / "config.yaml").read_text())
+    return open_tracker(FakeExperiment(folder, config, settings), (folder / "config.yaml").read_text())
 
 
 def cell_of(folder: Path, **fields: str) -> Cell:

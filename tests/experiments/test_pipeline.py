@@ -334,16 +334,6 @@ def test_second_run_does_nothing_again(done: Finished, capsys: pytest.CaptureFix
     assert not any(word in capsys.readouterr().err for word in ("gem", "small", "clicks", "parquet"))
 
 
-def test_other_settings_are_refused_in_the_same_folder(
-    done: Finished, capsys: pytest.CaptureFixture[str]
-) -> None:
-    names = files_of(done.folder)
-    before = times(done.folder, names)
-    assert main(["run", str(done.config), "--set", "schedule.lag=0"]) == 2
-    assert "holds a run with other settings" in capsys.readouterr().err
-    assert times(done.folder, names) == before
-
-
 @pytest.fixture(scope="module")
 def stepwise(done: Finished) -> Path:
     """The same experiment step by step, with two workers, in a folder of its own."""

@@ -179,6 +179,20 @@ def test_scores_that_are_recorded_are_not_sent_again(tmp_path: Path) -> None:
     assert len(list((folder / "wandb").glob("offline-run-*"))) == 1
 
 
+def test_a_cell_trained_anew_has_a_run_of_its_own_and_finds_the_earlier_one_again(tmp_path: Path) -> None:
+    folder = write_synthetic_run(tmp_path / "run", seeds=(0,))
+    cell, other = (cell_of(folder, vertical="feed", channel=channel) for channel in ("ah", "none"))
+    for one in (cell, other):
+        tracker_of(folder).finish(one)
+    first = json.loads((folder / RUNS).read_text())
+    tracker_of(folder, settings="others").start(cell)
+    second = json.loads((folder / RUNS).read_text())
+    assert second[other.cell_id] == first[other.cell_id]
+    assert second[cell.cell_id]["id"] != first[cell.cell_id]["id"] and second[cell.cell_id]["last_day"] == 0
+    tracker_of(folder).start(cell)
+    assert json.loads((folder / RUNS).read_text())[cell.cell_id] == first[cell.cell_id]
+
+
 def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     """The same folder, scored on the test days later: the same run gets days 12 to 14 alone."""
     folder = write_synthetic_run(tmp_path / "run", seeds=(0,))
