@@ -77,6 +77,9 @@ def count(model: Architecture, batch: Batch) -> Flops:
     Returns:
         The batch's FLOPs.
     """
+    assert not torch.is_inference_mode_enabled(), (
+        "no backward pass there, and operators come whole, without a formula"
+    )
     step = _Step(model)
     counted = _split if is_split(model) else _apart
     device = batch.example_id.device
@@ -136,14 +139,10 @@ class _Counter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        formula = self.formulas.get(func._overloadpacket)
-        if formula is None:
-            # In inference mode operators come whole that otherwise come in parts, of which some may have a formula.
-            with self:
-                parts = func.decompose(*args, **kwargs)
-            return func(*args, **kwargs) if parts is NotImplemented else parts
         out = func(*args, **kwargs)
-        self.total += formula(*args, **kwargs, out_val=out)
+        formula = self.formulas.get(func._overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **kwargs, out_val=out)
         return out
 
 

@@ -6,6 +6,7 @@ dataclasses (`build`) to OmegaConf.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import enum
 import math
@@ -85,7 +86,14 @@ def build(config_class: type, content: Mapping[str, Any]) -> Any:
     Raises:
         ValueError: the class refuses its values when it is constructed.
     """
-    return OmegaConf.to_object(OmegaConf.merge(config_class, dict(content)))
+    key = config_class, repr(content)
+    if key not in _BUILT:
+        _BUILT[key] = OmegaConf.to_object(OmegaConf.merge(config_class, dict(content)))
+    return copy.deepcopy(_BUILT[key])
+
+
+_BUILT: dict[tuple[type, str], Any] = {}
+"""What was built, by class and content: OmegaConf takes its time, and a study's trainings have the same options."""
 
 
 def to_plain(value: Any) -> Any:

@@ -130,3 +130,11 @@ def test_building_and_back() -> None:
 )
 def test_types_in_words(annotation: Any, words: str) -> None:
     assert type_name(annotation) == words
+
+
+def test_what_is_built_twice_is_equal_and_shares_nothing() -> None:
+    content = {"part": {"size": 1, "names": ["a"]}}
+    first = build(Whole, content)
+    first.part.names.append("b")
+    assert build(Whole, content).part.names == ["a"]
+    assert build(Whole, {"either": 1}).either == 1 and build(Whole, {"either": "1"}).either == "1"
