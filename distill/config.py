@@ -291,8 +291,8 @@ class ExperimentConfig:
         workers: processes that train seeds and students side by side; 0 for one per core.
         threads: torch threads per process.
         bank: students of one shape, surface and seed that are trained as one at most, where their channels allow it
-            (none, `single`, `ah`): cheaper, and equal to training alone within rounding. 1 trains each by itself, so
-            that what changes nothing leaves every bit as it was.
+            (`single`, `ah` and `adapter` without other surfaces' rows, or none): cheaper, and equal to training alone
+            within rounding. 1 trains each by itself, so that what changes nothing leaves every bit as it was.
     """
 
     name: str = "???"
