@@ -73,7 +73,7 @@ def check_columns(present: Sequence[str], schema: FeatureSchema, where: str, nee
     """
     for column in needed:
         if column not in present:
-            raise DataError(f"{where}: column '{column}' is missing . {nearest(column, present)}")
+            raise DataError(f"{where}: column '{column}' is missing. {nearest(column, present)}".rstrip())
 
 
 def conform(table: pa.Table, schema: FeatureSchema, where: str) -> pa.Table:

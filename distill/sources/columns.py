@@ -17,6 +17,8 @@ VECTOR = "vector"
 def domains_by_index(table: pa.Table, schema: FeatureSchema, path: Path) -> pa.Table:
     """The table with surfaces' places in the schema instead of their names; DataError for an unknown name."""
     column = table["domain"]
+    if pa.types.is_dictionary(column.type):  # what pandas makes of a categorical column
+        column = column.cast(column.type.value_type)
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         return table
     index = pc.index_in(column, value_set=pa.array(schema.domains, column.type))
@@ -24,7 +26,7 @@ def domains_by_index(table: pa.Table, schema: FeatureSchema, path: Path) -> pa.T
         name = column.filter(index.is_null())[0].as_py()
         raise DataError(
             f"{path}: domain: got unknown surface '{name}', allowed: {', '.join(schema.domains)}. "
-            f"{nearest(name, schema.domains)}"
+            f"{nearest(name, schema.domains)}".rstrip()
         )
     return table.set_column(table.column_names.index("domain"), "domain", index)
 

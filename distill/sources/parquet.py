@@ -57,9 +57,8 @@ table, each at most once) and `vector` (a list of `width` finite numbers, kept i
 of about 1). An item without a row is missing, and models know it. experiments/examples/fill_content.py makes such a
 file. Files of other modalities are not read.
 
-Memory: a row group at a time; a day that is not sorted by (timestamp, example_id) is sorted in memory. A row group is
-also what a vocabulary is looked up for at once, at the price of a hash table of all its values: with millions of values
-write large row groups.
+Memory: a row group at a time, and the vocabularies; a day that is not sorted by (timestamp, example_id) is sorted in
+memory.
 """
 
 from __future__ import annotations
@@ -91,6 +90,7 @@ if TYPE_CHECKING:
 
 EVENTS = "events.parquet"
 CONTENT = "content"
+YEAR_MS = 366 * 86_400_000
 _ORDER = ["timestamp", "example_id"]
 
 
@@ -185,12 +185,32 @@ def _open_day(folder: Path, schema: FeatureSchema) -> list[ParquetPart]:
     for part in parts:
         needed = columns_for(schema, list(schema.sparse), schema.dense)
         check_columns(part.columns, schema, str(part.path), needed)
+        _check_times(part, folder.name.removeprefix("date="))
         for name in part.columns:
             if name.startswith(("label_", "matures_")) and name not in [*known, *needed]:
                 raise DataError(
                     f"{part.path}: column '{name}': allowed: {', '.join(known)}. {nearest(name, known)}"
                 )
     return parts
+
+
+def _check_times(part: ParquetPart, date: str) -> None:
+    """Whole milliseconds, within a year of the folder's date.
+
+    Seconds would leave days and order as they are, and make every age and every window a thousandth of itself.
+    """
+    times = part.read(["timestamp"])["timestamp"]
+    if not pa.types.is_integer(times.type):
+        raise DataError(
+            f"{part.path}: timestamp: got type {times.type}, allowed: int64, milliseconds since 1970. Convert it."
+        )
+    first, last = pc.min_max(times).as_py().values()
+    night = int(np.datetime64(date, "ms").astype(np.int64))
+    if first is not None and (first < night - YEAR_MS or last > night + YEAR_MS):
+        raise DataError(
+            f"{part.path}: timestamp: got {first} to {last}, allowed: milliseconds since 1970, within a year of {date} "
+            f"({night}). Multiply seconds by 1000, divide microseconds by 1000."
+        )
 
 
 def _days(
