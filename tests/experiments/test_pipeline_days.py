@@ -22,7 +22,7 @@ from distill.stream import DayStream
 from experiments.__main__ import main
 from experiments.pipeline import environment
 from experiments.pipeline.build import build_model
-from tests.experiments.tiny_experiment import EXPERIMENT, raw_rows, write_days, write_experiment
+from tests.experiments.tiny_experiment import EXPERIMENT, write_days, write_experiment
 
 ONE_STUDENT = [EXPERIMENT["students"][0] | {"verticals": ["feed"], "channels": ["ah"]}]
 
@@ -226,21 +226,6 @@ def test_training_that_goes_wrong_says_where_and_leaves_a_readable_folder(
     status = json.loads((tmp_path / "a" / "out" / "status.json").read_text())
     assert status["state"] == "failed" and "nothing was updated" in status["error"]
     assert not list(tmp_path.rglob("*.partial"))
-
-
-def test_changed_data_is_trained_on_anew(tmp_path: Path) -> None:
-    data, days = tmp_path / "mine", {"tune_days": [4], "test_days": []}
-    config = small(tmp_path / "a", write_days(data, days=4, rows=150), tmp_path / "cache", schedule=days)
-    assert main(["run", str(config)]) == 0
-    out = tmp_path / "a" / "out"
-    before = predictions(out, cells(out)["small", "ah"], day=4)
-    shutil.rmtree(data)
-    write_days(data, days=4, rows=160)
-    assert main(["run", str(config)]) == 0
-    after = predictions(out, cells(out)["small", "ah"], day=4)
-    feed = raw_rows(data, 4)["example_id"][raw_rows(data, 4)["domain"] == "feed"]
-    assert set(after) == set(feed.tolist()) != set(before)
-    assert len(logged(out / "teacher_log" / "0" / "lag-1", 3)[0]) == 160
 
 
 def own_architecture(folder: Path, data: Path, cache: Path, **options: Any) -> Path:
