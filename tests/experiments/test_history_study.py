@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -232,9 +233,23 @@ def test_a_measurement_in_a_process_of_its_own(done: Finished) -> None:
     assert 50 < found.peak_mib < ballast.nbytes / 2**20 < here.peak_mib
 
 
-def test_a_measurement_that_fails_says_why(done: Finished) -> None:
-    with pytest.raises(RuntimeError, match="(?s)6 events: the measurement failed: .*no file nowhere.yaml"):
-        APART(request(done, schema="nowhere.yaml"))
+@pytest.mark.parametrize(
+    ("ends", "why"),
+    [
+        ("echo no file nowhere.yaml >&2; exit 1", "no file nowhere.yaml"),
+        ("kill -9 $$", "killed, probably for memory"),
+    ],
+)
+def test_a_measurement_that_fails_says_why(
+    done: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str, why: str
+) -> None:
+    """Its process ends so, without the imports of the real one."""
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{ends}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(RuntimeError, match=f"^6 events: the measurement failed: {why}$"):
+        APART(request(done))
 
 
 def test_another_request_is_measured_again(
