@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -70,12 +71,13 @@ class Vocabulary:
             DataError: neither whole numbers nor texts, or not those of the vocabulary; null in the place of a list; a
                 value without a row where no row stands for unknown ones.
         """
-        return _each(column, where, lambda values: self._rows_of(values, where))
+        return _each(
+            column, where, lambda array: self._rows_of(raw_values(array, where, self.values.type), where)
+        )
 
     def holds(self, column: pa.ChunkedArray, where: str) -> pa.Array:
         """Whether raw values [N] have a row of their own, bool [N]; DataError as `rows_of`."""
-        values = raw_values(column.combine_chunks(), where, self.values.type)
-        return pc.is_in(values, value_set=self.values.drop_null())
+        return self._known(raw_values(column.combine_chunks(), where, self.values.type)).is_valid()
 
     def values_of(self, column: pa.Array | pa.ChunkedArray, where: str) -> pa.Array:
         """Raw values of rows, the way back from `rows_of`: the value itself, or one with the same hash.
@@ -91,13 +93,8 @@ class Vocabulary:
         table = pa.table({VALUE: self.values, ROW: pa.array(self.rows, WHOLE)})
         pq.write_table(table, path, write_page_checksum=True)
 
-    def _rows_of(self, array: pa.Array, where: str) -> pa.Array:
-        values = raw_values(array, where, self.values.type)
-        if self.feature.ids == "hash":
-            distinct = values.dictionary_encode()
-            rows = pa.array(hashed(distinct.dictionary, self.feature)).take(distinct.indices)
-        else:
-            rows = pc.index_in(values, value_set=self.values).cast(WHOLE)
+    def _rows_of(self, values: pa.Array, where: str) -> pa.Array:
+        rows = self._known(values)
         if rows.null_count and not self.feature.unknown:
             unknown = values.filter(rows.is_null())
             raise DataError(
@@ -105,6 +102,34 @@ class Vocabulary:
                 "row for; it has none for unknown ones (unknown: false)"
             )
         return pc.fill_null(rows, 0)
+
+    def _known(self, values: pa.Array) -> pa.Array:
+        """Rows of values of its kind [N], null for those without a row of their own."""
+        distinct = values.dictionary_encode()
+        if self.feature.ids == "hash":
+            rows = hashed(distinct.dictionary, self.feature)
+        else:
+            rows = self._looked_up(distinct.dictionary)
+        return pa.array(rows, mask=rows < 0).take(distinct.indices)
+
+    def _looked_up(self, values: pa.Array) -> np.ndarray:
+        """Rows of a vocabulary's values, int64 [N], -1 for others; at a price that hardly grows with the vocabulary."""
+        hashes, rows, most = self._by_hash
+        found = np.full(len(values), -1)
+        first = np.searchsorted(hashes, fnv1a(values))
+        for step in range(most):
+            tried = rows[np.minimum(first + step, len(rows) - 1)]
+            same = np.asarray(pc.equal(self.values.take(pa.array(tried)), values))
+            found[same] = tried[same]
+        return found
+
+    @cached_property
+    def _by_hash(self) -> tuple[np.ndarray, np.ndarray, int]:
+        """Hashes of a vocabulary's values, ascending, their rows, and how many values share a hash at most."""
+        hashes, first = fnv1a(self.values.drop_null()), self.values.null_count
+        order = np.argsort(hashes)
+        most = np.unique(hashes, return_counts=True)[1].max(initial=0)
+        return hashes[order], order + first, int(most)
 
 
 def save_all(folder: Path, vocabularies: Mapping[str, Vocabulary]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from distill import vocabulary
 from distill.errors import DataError
 from distill.schema import FeatureSchema, SparseFeature
 from distill.vocabulary import TEXT, WHOLE, Vocabulary, fnv1a, load
@@ -34,6 +36,25 @@ def test_dictionaries_and_lists_are_read_too() -> None:
     assert texts().rows_of(pa.array(["a", "b", "a"]).dictionary_encode(), "x").to_pylist() == [2, 1, 2]
     column = pa.array([["q"], ["a"], [], ["b", None]]).slice(1)
     assert texts().rows_of(column, "x").to_pylist() == [[2], [], [1, 0]]
+
+
+def test_values_that_share_a_hash_keep_rows_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vocabulary, "fnv1a", lambda values: np.full(len(values), 7, np.uint64))
+    assert texts().rows_of(pa.array(["a", "new", "é", None, "b"]), "x").to_pylist() == [2, 0, 3, 0, 1]
+
+
+def test_vocabulary_without_a_value_knows_none() -> None:
+    empty = Vocabulary(OPEN, pa.nulls(1, TEXT), np.zeros(1, np.int64))
+    assert empty.rows_of(pa.array(["a", None]), "x").to_pylist() == [0, 0]
+
+
+def test_many_values_among_many() -> None:
+    random = np.random.default_rng(0)
+    values = random.permutation(5000)[:3000]
+    numbers = Vocabulary(replace(OPEN, size=4000), pa.array([None, *values.tolist()], WHOLE), np.arange(3001))
+    place = {int(value): row for row, value in enumerate(values, 1)}
+    asked = random.integers(0, 5000, 4000)
+    assert numbers.rows_of(pa.array(asked), "x").to_pylist() == [place.get(int(value), 0) for value in asked]
 
 
 @pytest.mark.parametrize("kind", [pa.uint8(), pa.int64(), pa.uint64()])
@@ -93,17 +114,17 @@ def by_hand(value: Any) -> int:
 @pytest.mark.parametrize("values", [[-1, 0, 2**62, 12345], ["", "ü", "a longer text", "日本", "x"]])
 def test_rows_by_hash_leave_row_0_to_unknown_ones(values: list[Any]) -> None:
     array = pa.array(values).slice(1)
-    vocabulary = Vocabulary(HASHED, pa.nulls(1, WHOLE if isinstance(values[0], int) else TEXT), np.zeros(1))
-    rows = vocabulary.rows_of(pa.concat_arrays([array, pa.nulls(1, array.type)]), "x").to_pylist()
+    found = Vocabulary(HASHED, pa.nulls(1, WHOLE if isinstance(values[0], int) else TEXT), np.zeros(1))
+    rows = found.rows_of(pa.concat_arrays([array, pa.nulls(1, array.type)]), "x").to_pylist()
     assert rows == [1 + by_hand(value) % 10 for value in values[1:]] + [0]
 
 
 def test_hash_without_a_row_for_unknown_values() -> None:
     feature = SparseFeature("item", 11, ids="hash", unknown=False)
-    vocabulary = Vocabulary(feature, pa.array(["a"], TEXT), np.array([by_hand("a") % 11]))
-    assert vocabulary.rows_of(pa.array(["b"]), "x").to_pylist() == [by_hand("b") % 11]
+    found = Vocabulary(feature, pa.array(["a"], TEXT), np.array([by_hand("a") % 11]))
+    assert found.rows_of(pa.array(["b"]), "x").to_pylist() == [by_hand("b") % 11]
     with pytest.raises(DataError, match=r"x: got None \(1 values\)"):
-        vocabulary.rows_of(pa.array(["b", None]), "x")
+        found.rows_of(pa.array(["b", None]), "x")
 
 
 def test_hash_spreads_over_its_rows() -> None:
