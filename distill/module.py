@@ -79,8 +79,9 @@ class DistillModule(L.LightningModule):
     @with_signature
     def training_step(self, batch: Batch, index: int) -> Tensor:
         self._at = batch, index
+        counted = share_of_labels(batch.label_mask[:, self.task_index])
         output = self.forward_pass(batch)
-        share = share_of_labels(batch.label_mask[:, self.task_index])
+        share = counted()
         loss = self._label_loss(output, batch, share) if batch.own else output.logits.new_zeros(())
         for name, channel in self.channels.items():
             assert isinstance(channel, Channel)

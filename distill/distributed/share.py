@@ -5,7 +5,7 @@ Shape letters: B examples of a share, k tasks, W processes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -65,21 +65,29 @@ class Share:
     examples: int
 
 
-def share_of_labels(mask: Tensor) -> Share:
-    """The share that some labels are of a step; a collective call where there are several processes.
+def share_of_labels(mask: Tensor) -> Callable[[], Share]:
+    """Begin to count which share of a step some labels are; a collective call where there are several processes.
 
     A share's mean counts n of the N labels of a task: its weight is n W / N. A task without a label anywhere weighs 0.
 
     Args:
         mask: bool [B, k], the labels known in this share.
+
+    Returns:
+        What waits for the other processes and gives the share; the later it is called, the shorter the wait.
     """
     if processes() == 1:
-        return Share(None, len(mask))
+        return lambda: Share(None, len(mask))
     known = torch.cat([mask.sum(0), mask.new_tensor([len(mask)], dtype=torch.int64)])
     of_all = known.clone()
-    dist.all_reduce(of_all)
-    weights = known[:-1] * processes() / of_all[:-1].clamp_min(1)
-    return Share(weights.float(), int(of_all[-1]))
+    counting = dist.all_reduce(of_all, async_op=True)
+
+    def counted() -> Share:
+        counting.wait()
+        weights = known[:-1] * processes() / of_all[:-1].clamp_min(1)
+        return Share(weights.float(), int(of_all[-1]))
+
+    return counted
 
 
 def batch_of_share(batch_size: int) -> int:

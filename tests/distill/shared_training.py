@@ -9,11 +9,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from distill.batch import Batch
 from distill.config import OptimizerConfig
 from distill.dataset import DataSet
-from distill.distributed import batch_of_share, is_first, processes, rows_of_all, split_dense
+from distill.distributed import (
+    batch_of_share,
+    is_first,
+    process_number,
+    processes,
+    rows_of_all,
+    split_dense,
+)
+from distill.distributed.gradients import BUCKET, GradientMeans
 from distill.module import DistillModule
 from distill.protocols import Output
 from distill.schedule import DayPlan
@@ -113,7 +122,22 @@ def _one_of(
     torch.distributed.destroy_process_group()  # left standing, gloo's threads abort the process at its end
 
 
+def uneven_gradients() -> np.ndarray:
+    """Means of gradients of which every process has one, the last process alone has one, and nobody has one (NaN)."""
+    everywhere, somewhere, nowhere = (nn.Parameter(torch.zeros(BUCKET)) for _ in range(3))
+    means = GradientMeans([everywhere, somewhere, nowhere])
+    value = process_number() + 1.0
+    loss = value * everywhere.sum()
+    if value == processes():
+        loss = loss + value * somewhere.sum()
+    loss.backward()
+    means.end()
+    means.close()
+    found = [parameter.grad for parameter in (everywhere, somewhere, nowhere)]
+    return np.array([float("nan") if mean is None else mean.unique().item() for mean in found])
+
+
 def _train_and_keep(folder: Path, out: Path, *settings: Any) -> None:
-    found = train_together(DataSet.open(folder), *settings)
+    found = train_together(DataSet.open(folder), *settings) | {"uneven": uneven_gradients()}
     if is_first():
         np.savez(out, **found)  # type: ignore[arg-type]

@@ -74,11 +74,13 @@ def test_processes_together_equal_one(
     np.testing.assert_allclose(logits, logits_alone, rtol=0, atol=1e-5)
     last = slice(-ROWS, None)
     assert ne(logits[last, 0]) == pytest.approx(ne(logits_alone[last, 0]), abs=1e-5)
+    np.testing.assert_array_equal(found["uneven"], [(number + 1) / 2, 1.0, np.nan])
 
 
 def test_a_process_alone_shares_nothing() -> None:
     mask = torch.tensor([[True, False], [True, True]])
-    assert share_of_labels(mask).task_weights is None and share_of_labels(mask).examples == 2
+    share_of_mask = share_of_labels(mask)()
+    assert share_of_mask.task_weights is None and share_of_mask.examples == 2
     assert batch_of_share(7) == 7
     assert mean_of_all({"loss": 0.5}) == {"loss": 0.5}
     assert rows_of_all({"id": np.arange(3)})["id"].tolist() == [0, 1, 2]
