@@ -31,7 +31,14 @@ from distill.validate import check_experiment
 from distill.validate_models import architecture_by_content, check_student, check_teacher
 
 NO_RESULT = ("checkpoint", "sharding")
-"""Settings that may change on the way: what is trained stays the same."""
+"""Settings that may change on the way: what is trained stays the same, unless `sharding.group` makes copies."""
+
+
+def deciding(plain: dict[str, Any]) -> dict[str, Any]:
+    """Of a resolved config those settings that decide what is trained."""
+    found = {key: value for key, value in plain.items() if key not in NO_RESULT}
+    group = plain["sharding"]["group"]
+    return found | {"sharding": {"group": group}} if group else found
 
 
 _MODELS_OWN = frozenset({"architecture", "options", "optimizer", "verticals"})
@@ -66,16 +73,14 @@ class LoadedConfig:
     @cached_property
     def config_hash(self) -> str:
         """sha256 (hex) of the resolved config, keys sorted; a user's own architecture enters by its text,
-        `NO_RESULT` not at all."""
+        what decides nothing (`deciding`) not at all."""
         config = copy.deepcopy(self.config)
         models: list[TeacherConfig | StudentConfig] = [*config.domain_teachers, *config.students]
         if config.teacher is not None:
             models.append(config.teacher)
         for model in models:
             model.architecture = architecture_by_content(model.architecture)
-        plain = to_plain(config)
-        for key in NO_RESULT:
-            del plain[key]
+        plain = deciding(to_plain(config))
         canonical = yaml.safe_dump(plain, sort_keys=True, width=110, allow_unicode=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -20,7 +20,7 @@ from distill.config import (
     TeacherConfig,
     WandbConfig,
 )
-from distill.load_config import NO_RESULT
+from distill.load_config import deciding
 from distill.registry import CHANNELS
 from distill.structured import to_plain
 from distill.validate_models import architecture_by_content
@@ -40,9 +40,9 @@ def settings_hash(config: ExperimentConfig, cell: Cell, model: Model | None) -> 
     """
     teaching = [of for of in config.domain_teachers if cell.vertical in of.verticals]
     reaching = decisive(alone(replace(config, domain_teachers=teaching), cell, model), cell)
-    plain = to_plain(_by_content(anywhere(replace(reaching, floor=False, wandb=WandbConfig(enabled=False)))))
-    for key in NO_RESULT:
-        del plain[key]
+    plain = deciding(
+        to_plain(_by_content(anywhere(replace(reaching, floor=False, wandb=WandbConfig(enabled=False)))))
+    )
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 

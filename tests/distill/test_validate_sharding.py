@@ -62,9 +62,11 @@ def test_split_parameters_of_a_compiled_model_are_refused(tmp_path: Path) -> Non
     assert "sharding.dense: got 'fsdp2'; allowed: ddp with `teacher.compute.compile: true`" in found
 
 
-def test_it_is_no_part_of_what_is_trained(tmp_path: Path) -> None:
-    hashes = {
+def test_it_is_no_part_of_what_is_trained_but_for_copies_of_the_tables(tmp_path: Path) -> None:
+    elsewhere = {"tables": "table_wise", "kinds": {"item_id": "data_parallel"}, "dense": "fsdp2"}
+    nothing, same, copies, others = (
         load(tmp_path, experiment(sharding=section)).config_hash
-        for section in ({}, {"tables": "table_wise", "kinds": {"item_id": "data_parallel"}, "dense": "fsdp2"})
-    }
-    assert len(hashes) == 1
+        for section in ({}, elsewhere, elsewhere | {"group": 2}, elsewhere | {"group": 4})
+    )
+    assert nothing == same
+    assert len({same, copies, others}) == 3
