@@ -68,8 +68,13 @@ def run_floor(experiment: Experiment, progress: Progress) -> None:
         )
         bar.advance(1)
     predictions = _predictions(experiment, scored, logits)
-    for seed in experiment.config.seeds:
-        write_predictions(prediction_path(experiment.folder, floor_cell(experiment), seed), predictions)
+    paths = [
+        prediction_path(experiment.folder, floor_cell(experiment), seed) for seed in experiment.config.seeds
+    ]
+    for path in set(paths[0].parent.glob("*.parquet")) - set(paths):
+        path.unlink()  # of a seed that is no longer asked for
+    for path in paths:
+        write_predictions(path, predictions)
 
 
 def _read(data: DataSet, number: int) -> _Day:

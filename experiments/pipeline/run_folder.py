@@ -35,6 +35,7 @@ CONFIG = "config.yaml"
 DERIVED = ("results.json", "cells.csv", "metrics.jsonl")
 """What is made of all trainings, and made again when the run is scored."""
 
+Reports = dict[tuple[str, int], dict[str, Any]]
 _ELSEWHERE = "Name another folder (`--set output=...`) or remove it."
 _BEGUN = ("teacher", "domain_teachers", "checkpoints")
 """What a run folder holds once anything was trained."""
@@ -76,9 +77,10 @@ def claim(loaded: LoadedConfig, progress: Progress) -> None:
         earlier = _earlier(folder, loaded)
         before = Planned(replace(earlier.config, output=loaded.config.output))
         after = Planned(loaded.config)
-        _note_settings(earlier, before)
-        _refuse_others(before, after)
-        changes = _rearrange(before, after)
+        reports = _reports(folder)
+        _note_settings(earlier, before, reports)
+        _refuse_others(before, after, reports)
+        changes = _rearrange(before, after, reports)
         if earlier is not loaded:
             with progress.task(str(folder)) as bar:
                 bar.advance(0, **changes.shown())
@@ -119,7 +121,7 @@ def _earlier(folder: Path, loaded: LoadedConfig) -> LoadedConfig:
         ) from error
 
 
-def _reports(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
+def _reports(folder: Path) -> Reports:
     """(cell_id, seed) to the report of that finished training."""
     paths = sorted(folder.glob(f"checkpoints/*/*/{REPORT}"))
     return {
@@ -129,10 +131,10 @@ def _reports(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
     }
 
 
-def _note_settings(earlier: LoadedConfig, before: Planned) -> None:
+def _note_settings(earlier: LoadedConfig, before: Planned, reports: Reports) -> None:
     """Add the hashes of single trainings to reports from before there were any."""
     cells = {cell.cell_id: cell for cell in before.cells}
-    for (cell_id, seed), report in _reports(before.folder).items():
+    for (cell_id, seed), report in reports.items():
         noted = "settings_hash" in report or cell_id not in cells
         if not noted and report.get("config_hash") == earlier.config_hash:
             report["settings_hash"] = before.settings_hash(cells[cell_id])
@@ -141,16 +143,14 @@ def _note_settings(earlier: LoadedConfig, before: Planned) -> None:
                 temporary.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def _refuse_others(before: Planned, after: Planned) -> None:
+def _refuse_others(before: Planned, after: Planned, reports: Reports) -> None:
     """Refuse what would train everything again."""
     changed = _changed(_reaching_all(before, after), _reaching_all(after, before))
     teacher = after.teacher_cell
     if teacher is not None and not changed:
-        found = [
-            report for (cell_id, _), report in _reports(after.folder).items() if cell_id == teacher.cell_id
-        ]
+        found = [report for (cell_id, _), report in reports.items() if cell_id == teacher.cell_id]
         if any(report.get("settings_hash") != after.settings_hash(teacher) for report in found):
-            changed = ["the file of teacher.architecture"]
+            changed = ["the file of teacher.architecture, or the version of the project"]
     if changed:
         more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
         raise UserError(
@@ -182,26 +182,20 @@ def _changed(before: Any, now: Any, place: str = "") -> list[str]:
     ]
 
 
-def _rearrange(before: Planned, after: Planned) -> Changes:
+def _rearrange(before: Planned, after: Planned, reports: Reports) -> Changes:
     """Set aside what is no longer asked for, bring back what is asked for again."""
     changes, folder = Changes(), after.folder
-    had = {cell.cell_id: (before, cell) for cell in before.cells}
-    asked = {
-        (cell.cell_id, seed): (cell, after.settings_hash(cell))
-        for cell in after.cells
-        for seed in after.config.seeds
-    }
-    for (cell_id, seed), report in _reports(folder).items():
-        digest = str(report.get("settings_hash", report.get("config_hash")))
-        if asked.get((cell_id, seed), (None, ""))[1] != digest and cell_id in had:
-            planned, cell = had[cell_id]
-            _move(_places(planned, cell, seed), folder, _aside(folder, digest))
+    had = {cell.cell_id: cell for cell in before.cells}
+    asked = {(cell, seed): after.settings_hash(cell) for cell in after.cells for seed in after.config.seeds}
+    for (cell_id, seed), report in reports.items():
+        cell, digest = had.get(cell_id), str(report.get("settings_hash", report.get("config_hash")))
+        if cell is not None and asked.get((cell, seed)) != digest:
+            _move(_places(before, cell, seed), folder, _aside(folder, digest))
             changes.aside.append(_name(cell))
-    for (_, seed), (cell, digest) in asked.items():
-        own = after.checkpoint_folder(cell, seed)
-        aside = _aside(folder, digest)
-        if not (own / REPORT).is_file() and (aside / own.relative_to(folder)).is_dir():
-            _move(_places(after, cell, seed), aside, folder)
+    for (cell, seed), digest in asked.items():
+        own, places = after.checkpoint_folder(cell, seed), _places(after, cell, seed)
+        if not (own / REPORT).is_file() and (_aside(folder, digest) / places[-1]).is_dir():
+            _move(places, _aside(folder, digest), folder)
         (changes.kept if (own / REPORT).is_file() else changes.new).append(_name(cell))
     if changes.aside:
         for name in DERIVED:
