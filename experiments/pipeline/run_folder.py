@@ -20,7 +20,7 @@ from typing import Any
 from distill.cells import Cell
 from distill.errors import ConfigErrors, UserError
 from distill.files import atomic_path
-from distill.load_config import NO_RESULT, LoadedConfig, load_config
+from distill.load_config import LoadedConfig, deciding, load_config
 from distill.predictions import prediction_path
 from distill.progress import Progress
 from distill.strict_json import read_mapping
@@ -164,8 +164,8 @@ def _reaching_all(planned: Planned, other: Planned) -> dict[str, Any]:
     config, cell = planned.config, planned.teacher_cell
     if cell is None or other.teacher_cell is None:
         return {"data": to_plain(anywhere(config).data)}
-    plain = to_plain(anywhere(decisive(alone(config, cell, config.teacher), cell)))
-    return {key: value for key, value in plain.items() if key not in (*NO_RESULT, "floor", "wandb")}
+    plain = deciding(to_plain(anywhere(decisive(alone(config, cell, config.teacher), cell))))
+    return {key: value for key, value in plain.items() if key not in ("floor", "wandb")}
 
 
 def _changed(before: Any, now: Any, place: str = "") -> list[str]:
