@@ -52,6 +52,7 @@ class AuxiliaryHead(Channel):
     """
 
     touches_serving_head = False
+    in_banks = True
     task_weights: Tensor
 
     def __init__(self, config: AuxiliaryHeadConfig, seed: int):

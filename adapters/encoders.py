@@ -4,7 +4,8 @@
     field = O pooled({e_j}, item)                   mean, sum, DIN or target attention; learned where the past is empty
 
 Shape letters: B examples, P vectors of the whole batch, R their width, D embedding dim, L most vectors of an example, H
-heads, K ages with a vector of their own.
+heads, K ages with a vector of their own. With stacked parameters (`distill.protocols.Stackable`) [B, D] is [N, B, D] of
+N students, and so is what is made of it.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from distill.batch import Past
+from distill.protocols import Stackable
 from kernels.segments import Segments, pool, pool_mean, softmax, spread
 
 ROW_STD = 0.01
@@ -27,7 +28,7 @@ YOUNGEST, OLDEST, AGES = 60_000, 30 * 86_400_000, 8
 UNIT_WIDTH = 32
 
 
-class PastEncoder(nn.Module):
+class PastEncoder(Stackable):
     """From the past of every example to one field.
 
     Build it inside `seeded(seed, "channel.<name>")`. An example without a past gets a learned vector rather than zeros,
@@ -63,14 +64,16 @@ class PastEncoder(nn.Module):
             timestamp: int64 [B] ms, of the examples.
             item: float [B, D], embedding of the examples' items.
         """
-        segments = Segments.of(past.offsets, len(past.values))
+        segments = Segments.of(past.offsets, past.values.size(-2))
         age = timestamp.index_select(0, segments.rows) - past.time
-        events = self.project(past.values) + self.age(age)
+        values = past.values.expand(*item.shape[:-2], -1, -1)
+        events = self.project(values) + self.age(age)
         field = self.output(self.pooling(events, item, segments))
-        return torch.where((segments.lengths == 0).unsqueeze(1), self.absent.to(field.dtype), field)
+        absent = self.absent.to(field.dtype).unsqueeze(-2)
+        return torch.where((segments.lengths == 0).unsqueeze(1), absent, field)
 
 
-class AgeEncoding(nn.Module):
+class AgeEncoding(Stackable):
     """A learned vector for how old something is, linear between K ages even in the logarithm, minutes to weeks (ours).
 
     All are zero at first: an encoder starts as one that knows no ages.
@@ -115,7 +118,7 @@ class SumPooling(nn.Module):
         return self.scale * pool(events, segments)
 
 
-class ActivationPooling(nn.Module):
+class ActivationPooling(Stackable):
     """Sum over sqrt(L) of the vectors, each times MLP([e, q, e * q]) with the item's embedding q (DIN, arXiv
     1706.06978).
 
@@ -135,11 +138,11 @@ class ActivationPooling(nn.Module):
         nn.init.ones_(self.last.bias)
 
     def forward(self, events: Tensor, item: Tensor, segments: Segments) -> Tensor:
-        of_event, of_item, of_product = self.first.weight.chunk(3, dim=1)
-        once = functional.linear(item, of_item, self.first.bias)
-        product = functional.linear(events * spread(item, segments), of_product)
-        hidden = spread(once, segments) + functional.linear(events, of_event) + product
-        return self.scale * pool(events, segments, self.last(hidden.relu()).squeeze(1))
+        of_event, of_item, of_product = self.first.weight.mT.chunk(3, dim=-2)
+        once = item @ of_item + self.first.bias.unsqueeze(-2)
+        product = (events * spread(item, segments)) @ of_product
+        hidden = spread(once, segments) + events @ of_event + product
+        return self.scale * pool(events, segments, self.last(hidden.relu()).squeeze(-1))
 
 
 class TargetAttention(nn.Module):
@@ -160,9 +163,9 @@ class TargetAttention(nn.Module):
     def forward(self, events: Tensor, item: Tensor, segments: Segments) -> Tensor:
         by_head = (self.heads, -1)
         products = spread(self.query(item), segments) * self.key(events)
-        weights = softmax(self.scale * products.unflatten(1, by_head).sum(2), segments)  # [P, H]
-        values = self.value(events).unflatten(1, by_head) * weights.unsqueeze(2)
-        return pool(values.flatten(1), segments)
+        weights = softmax(self.scale * products.unflatten(-1, by_head).sum(-1), segments)  # [P, H]
+        values = self.value(events).unflatten(-1, by_head) * weights.unsqueeze(-1)
+        return pool(values.flatten(-2), segments)
 
 
 def leading(representations: Tensor, width: int) -> Tensor:

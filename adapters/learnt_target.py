@@ -49,7 +49,7 @@ class LearntTarget(Channel):
         UserError: a weight is given to a task that the schema lacks.
     """
 
-    reads_batch: tuple[str, ...] = ("estimator",)
+    reads_batch = ("estimator",)
     head: DistillHead  # unless it touches the serving head
     task_weights: Tensor
 

@@ -15,7 +15,7 @@ from adapters.encoders import ROW_STD, PastEncoder
 from adapters.representation import check_heads
 from adapters.representation_config import RawHistoryConfig
 from distill.batch import Batch, Past
-from distill.protocols import Architecture, Channel, Output
+from distill.protocols import Architecture, Channel, Output, Stackable
 from distill.schema import FeatureSchema
 from distill.seeding import seeded
 
@@ -29,6 +29,7 @@ class RawHistory(Channel):
     """
 
     touches_serving_head = False
+    in_banks = True
     needs = frozenset()
     fields = ("rawid.user",)
 
@@ -56,7 +57,7 @@ class RawHistory(Channel):
         }
 
 
-class RawHistoryField(nn.Module):
+class RawHistoryField(Stackable):
     """An event is the embedding of its item, and learned vectors of its surface and of each of its known labels.
 
     Args:
@@ -87,8 +88,8 @@ class RawHistoryField(nn.Module):
         assert history is not None
         if self.carried > self.length:
             history, events = history.last(self.length, events)
-        known = torch.addmm(events, history.flags(self.domains, events.dtype), self.context)
-        return self.encoder(Past(history.offsets, known, history.time), batch.timestamp, item).unsqueeze(1)
+        known = events + history.flags(self.domains, events.dtype) @ self.context
+        return self.encoder(Past(history.offsets, known, history.time), batch.timestamp, item).unsqueeze(-2)
 
 
 def build(config: RawHistoryConfig, schema: FeatureSchema, seed: int) -> RawHistory:

@@ -35,6 +35,7 @@ class StoredRepresentations(Channel):
     """
 
     touches_serving_head = False
+    in_banks = True
     needs = frozenset()
 
     def __init__(self, config: StoredRepresentationsConfig, seed: int):
@@ -92,7 +93,7 @@ class RepresentationFields(nn.Module):
             stored = batch.past[group]
             past = Past(stored.offsets, leading(stored.values, self.width), stored.time)
             fields.append(encoder(past, batch.timestamp, item))
-        return torch.stack(fields, dim=1)
+        return torch.stack(fields, dim=-2)
 
     def served_representations(self) -> ServedRepresentations:
         """What it reads of a batch, for an export."""

@@ -19,10 +19,11 @@ from torchrec import KeyedJaggedTensor
 from adapters.table_projections import TableProjection
 from adapters.teacher_file import SharedRows
 from distill.batch import Batch
+from distill.protocols import Stackable
 from kernels.embedding import EmbeddingTables
 
 
-class SharedTables(nn.Module):
+class SharedTables(Stackable):
     """Part of the student: trained, saved and served with it. Until `take` its fields are 0.
 
     Args:
@@ -78,7 +79,7 @@ class SharedTables(nn.Module):
             float32 [B, F, D].
         """
         fields = self.projection(self._rows(batch.sparse))
-        return fields + self.count_unseen(batch.sparse).unsqueeze(2) * self.unseen_vector
+        return fields + self.count_unseen(batch.sparse).unsqueeze(2) * self.unseen_vector.unsqueeze(-3)
 
     @torch.no_grad()
     def take(self, rows: Mapping[str, SharedRows]) -> None:

@@ -55,6 +55,7 @@ class Sharing(Channel):
         super().__init__()
         self.config, self.seed = config, seed
         self.needs = frozenset() if config.snapshot is not None else frozenset({"snapshot"})
+        self.in_banks = config.copies in ("refreshed", "frozen") and not config.modules
         named = config.copies != "none"
         self.sizes = {name: schema.sparse[name].size for name in _features(config, schema)} if named else {}
         self.fields = tuple(f"{NAME}.{name}" for name in self.sizes) if config.copies in BESIDE else ()

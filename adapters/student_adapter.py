@@ -50,8 +50,7 @@ class StudentAdapter(LearntTarget):
         self.inputs = TeacherInputs(config, schema)
         check_features(config, schema)
         self.other_labels = config.labels == "all"
-        if config.features:
-            self.reads_batch = ()  # tables are no modules of rows alone
+        self.in_banks = not config.features  # whose tables are no modules of rows alone
 
     def build_estimator(self, student: Architecture) -> nn.Module:
         check_features(self.config, self.schema, student)

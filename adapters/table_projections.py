@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from distill.protocols import Stackable
+
 INITIAL_STD = 0.01
 """Of a learned field's numbers at the start: that of the student's own rows when they are new."""
 
 
-class TableProjection(nn.Module, ABC):
+class TableProjection(Stackable, ABC):
     """Rows [B, F, W] to fields [B, F, D], a map of its own for each table."""
 
     def fit(self, rows: Sequence[Tensor]) -> None:
@@ -65,7 +67,7 @@ class LearnedProjection(TableProjection):
             scale.fill_(1 / length if length > 0 else 1.0)  # of no row the mean is NaN
 
     def forward(self, rows: Tensor) -> Tensor:
-        return torch.einsum("bfw,fwd->bfd", rows * self.scale, self.weight)
+        return torch.einsum("bfw,...fwd->...bfd", rows * self.scale, self.weight)
 
 
 class SVDProjection(TableProjection):

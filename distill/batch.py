@@ -43,7 +43,7 @@ class Events:
 
         Args:
             length: most events of an example.
-            rows: [T, W], what is known of the events beside this.
+            rows: [T, W], or [N, T, W] of N students, what is known of the events beside this.
 
         Returns:
             Those events, and their rows.
@@ -55,7 +55,7 @@ class Events:
         shift = (self.offsets - offsets)[1:].repeat_interleave(kept, output_size=events)
         places = torch.arange(events, device=offsets.device) + shift
         columns = (getattr(self, name)[places] for name in ("item", "time", "domain", "labels"))
-        return Events(offsets, *columns), rows.index_select(0, places)
+        return Events(offsets, *columns), rows.index_select(-2, places)
 
     def shared(self, by: SharedHistory, rows: Tensor) -> tuple[Events, Tensor]:
         """Every example's own copy of the events, where several examples share a history.

@@ -290,9 +290,10 @@ class ExperimentConfig:
         sharding: how several processes share the teacher.
         workers: processes that train seeds and students side by side; 0 for one per core.
         threads: torch threads per process.
-        bank: students of one shape, surface and seed that are trained as one at most, where their channels allow it
-            (`single`, `ah` and `adapter` without other surfaces' rows, or none): cheaper, and equal to training alone
-            within rounding. 1 trains each by itself, so that what changes nothing leaves every bit as it was.
+        bank: students of one shape, stream and seed that are trained as one at most, where their channels allow it (all
+            but `gated`, `current` and `fitnets`, copies of tables that are trained, adapters that read ids): cheaper,
+            and equal to training alone within rounding. 1 trains each by itself, so that what changes nothing leaves
+            every bit as it was.
     """
 
     name: str = "???"

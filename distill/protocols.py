@@ -1,7 +1,7 @@
 """The two protocols of transfer: Architecture (batch to logits and named taps) and Channel (what a student learns by).
 
 Shape letters: B examples, K tasks of the schema, k tasks of the architecture (k <= K), D embedding dim, n fields that a
-channel gives.
+channel gives, N students of a bank.
 """
 
 from __future__ import annotations
@@ -24,6 +24,15 @@ Need = Literal["logits", "representation", "served_representation", "others", "s
 """What a channel may need: the teacher's logits of the examples trained on, in `batch.teacher`; its representations of
 them as well; these also of the examples predicted, which means running the teacher when serving; the logits of the
 experiment's other teachers, in `batch.others`; the teacher's snapshots, in `begin_day`."""
+
+
+class Stackable(nn.Module):
+    """A module that one student calls, or N students of a bank at once (`students.bank`).
+
+    For the N its own parameters are stacked, [N, ...], and its linear layers too, and it is handed [N, rows, W] where
+    one student hands it [rows, W]; the batch is the same for all. Buffers are, too: a module whose buffers come to
+    differ from student to student is no such module.
+    """
 
 
 @dataclass(frozen=True)
@@ -124,6 +133,10 @@ class Channel(nn.Module, ABC):
         other_labels: True where those batches must carry labels, and its `step` is called with them too: of what learns
             a target, or of a control, for the student itself is not to learn from them.
         reads_batch: names of its modules that read the batch alone, rows [B, any width], and nothing of the student.
+        in_banks: True where several students may learn by it at once (`students.bank`): its loss adds up rows of the
+            last two dimensions and is linear in the setting `weight`, its layers have stacked forms, the modules that
+            make its fields are `Stackable`, and what it learns by itself is in `reads_batch`. Whatever `begin_day`
+            changes of the student is no parameter and none of the student's own rows.
     """
 
     touches_serving_head: bool = False
@@ -135,6 +148,7 @@ class Channel(nn.Module, ABC):
     reads_batch: tuple[str, ...] = ()
     other_surfaces: float = 0.0
     other_labels: bool = False
+    in_banks: bool = False
 
     def attach(self, student: Architecture) -> None:
         """Build what only training needs, such as auxiliary heads, once the student's taps are known."""

@@ -24,6 +24,7 @@ class Single(Channel):
     """
 
     touches_serving_head = True
+    in_banks = True
     task_weights: Tensor
 
     def __init__(self, config: SingleConfig):

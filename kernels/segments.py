@@ -1,6 +1,7 @@
 """From examples to their events and back, without padding and without a loop over rows.
 
-Shape letters: B examples, T events of the whole batch, W any width.
+Shape letters: B examples, T events of the whole batch, W any width, N models that read the same batch: each function
+also takes [N, T, W] for [T, W], or [N, B, W] for [B, W], every model by itself.
 
 Sums over an example's events go through `embedding_bag`: forward and backward together take half the time of
 `segment_reduce` or `index_add` on CPU (experiments/benchmarks/student_parts.py). It is no differentiable path
@@ -9,7 +10,8 @@ here: the gradient of a sum is a gather, the gradient of a gather is a sum, and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,6 +32,7 @@ class Segments:
     offsets: Tensor
     rows: Tensor
     places: Tensor
+    _repeated: dict[int, Segments] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(cls, offsets: Tensor, events: int) -> Segments:
@@ -42,6 +45,16 @@ class Segments:
     def lengths(self) -> Tensor:
         """int64 [B], events per example."""
         return self.offsets.diff()
+
+    def repeated(self, models: int) -> Segments:
+        """The same segments for each of N models, one model after the other: over N * T events."""
+        if models not in self._repeated:
+            events = self.places.numel()
+            starts = events * torch.arange(models, device=self.offsets.device)
+            offsets = (self.offsets[:-1] + starts.unsqueeze(1)).flatten()
+            offsets = torch.cat([offsets, offsets.new_tensor([events * models])])
+            self._repeated[models] = Segments.of(offsets, events * models)
+        return self._repeated[models]
 
 
 class _Spread(torch.autograd.Function):
@@ -82,6 +95,8 @@ class _WeightedPool(torch.autograd.Function):
 
 def spread(values: Tensor, segments: Segments) -> Tensor:
     """Give every event its example's value: [B, W] to [T, W]."""
+    if values.dim() == 3:
+        return _by_model(spread, segments, values)
     return _Spread.apply(values, segments)
 
 
@@ -91,11 +106,13 @@ def pool(values: Tensor, segments: Segments, weights: Tensor | None = None) -> T
     Args:
         values: float [T, W].
         segments: of the events.
-        weights: float [T], factor of each event; None for 1.
+        weights: float [T], of N models [N, T], factor of each event; None for 1.
 
     Returns:
         float [B, W].
     """
+    if values.dim() == 3:
+        return _by_model(pool, segments, values, weights)
     if weights is None:
         return _Pool.apply(values, segments)
     return _WeightedPool.apply(values, weights.to(values.dtype), segments)  # unlike ones meet under autocast
@@ -108,6 +125,8 @@ def pool_mean(values: Tensor, segments: Segments) -> Tensor:
 
 def softmax(scores: Tensor, segments: Segments) -> Tensor:
     """Softmax over each example's events: [T] to [T], or [T, W] to [T, W], every column by itself."""
+    if scores.dim() == 3:
+        return _by_model(softmax, segments, scores)
     # The maximum only guards against overflow and cancels out, so that it needs no gradient.
     highest = torch.segment_reduce(
         scores.detach(), "max", offsets=segments.offsets, axis=0, initial=float("-inf")
@@ -115,6 +134,15 @@ def softmax(scores: Tensor, segments: Segments) -> Tensor:
     powers = (scores - highest.index_select(0, segments.rows)).exp()
     columns = powers if powers.dim() == 2 else powers.unsqueeze(1)
     return (columns / spread(pool(columns, segments), segments)).view_as(scores)
+
+
+def _by_model(
+    function: Callable[..., Tensor], segments: Segments, values: Tensor, weights: Tensor | None = None
+) -> Tensor:
+    """A function of one model's rows, of those of N models, [N, rows, W]."""
+    further = () if weights is None else (weights.flatten(),)
+    result = function(values.flatten(0, 1), segments.repeated(len(values)), *further)
+    return result.view(len(values), -1, result.size(1))
 
 
 def _sum(values: Tensor, segments: Segments, weights: Tensor | None = None) -> Tensor:

@@ -42,7 +42,10 @@ from experiments.benchmarks.stream import machine
 ROOT = Path(__file__).parents[2]
 TESTED = (
     "kernels/test_wide_tables",
-    *(f"students/test_bank{part}" for part in ("", "_adapter", "_days", "_freezing", "_members", "_rows")),
+    *(
+        f"students/test_bank{part}"
+        for part in ("", "_adapter", "_days", "_fields", "_freezing", "_members", "_rows")
+    ),
 )
 COLUMNS = (
     "members",

@@ -1,4 +1,4 @@
-"""Students of one shape, seed and surface are trained as one (`students.bank`), wherever they may come from.
+"""Students of one shape, seed and stream are trained as one (`students.bank`), wherever they may come from.
 
 Shape letters: N members.
 """
@@ -20,14 +20,14 @@ from distill.registry import CHANNELS, STUDENTS
 from distill.structured import build
 from distill.training import DayCallback, DayData, DayReport, fit
 from distill.user_file import is_user_file
-from experiments.pipeline.build import architecture_options, build_student
+from experiments.pipeline.build import architecture_options, build_channels, build_student
 from experiments.pipeline.cost import counted_day, model_cost
 from experiments.pipeline.experiment import Experiment
 from experiments.pipeline.recorder import PredictionRecorder
+from experiments.pipeline.streams import with_others
 from experiments.pipeline.supply import open_supply
 from experiments.pipeline.training import Clock, Settings, Training, checkpoints_of, with_rows
 from students.bank import Bank, BankModule, Member
-from students.bank.members import CHANNELS as BANKED
 from students.base import Student
 
 
@@ -108,7 +108,8 @@ def _shape(task: Task) -> str | None:
         return None
     # What a builder does not say it makes is trained alone.
     made = get_type_hints(STUDENTS.get(student.architecture).load()).get("return", object)
-    if not issubclass(made, Student) or set(task.channels) - set(BANKED) or _reads_others(task):
+    channels = build_channels(task.channels, experiment.data.schema, task.seed)
+    if not issubclass(made, Student) or not all(channel.in_banks for channel in channels.values()):
         return None
     log = None if experiment.teacher_cell is None else experiment.log_folder(_teacher(task), task.seed)
     return json.dumps(
@@ -116,6 +117,8 @@ def _shape(task: Task) -> str | None:
             "architecture": [student.architecture, architecture_options("student", student)],
             "reads": [student.tasks, student.features, student.dense, task.cell.domains],
             "learns": [student.delayed_labels, student.negative_sampling, student.optimizer.batch_size],
+            "given": [name for name, channel in channels.items() if channel.fields],
+            "others": {name: one.other_surfaces for name, one in channels.items() if one.other_surfaces},
             "log": None if log is None else str(log.resolve()),
             "days": [asdict(experiment.config.schedule), experiment.schedule.last_day],
             "data": [experiment.data.fingerprint, str(experiment.data.folder)],
@@ -123,11 +126,6 @@ def _shape(task: Task) -> str | None:
             "threads": experiment.config.threads,
         }
     )
-
-
-def _reads_others(task: Task) -> bool:
-    """True for a student that learns from other surfaces' rows, in steps that a bank does not take."""
-    return any(options.get("other_surfaces") for options in task.channels.values())
 
 
 def _teacher(task: Task) -> Cell:
@@ -155,13 +153,17 @@ def train_bank(tasks: Sequence[Task], progress: Progress) -> None:
 
     bank = Bank([partial(member, place) for place in range(len(tasks))])
     recorders = [PredictionRecorder() for _ in tasks]
-    reading = max(trainings.values(), key=lambda training: training.supply.log is not None)
-    days = replace(reading, model=bank.plain).days()
+    # Their channels ask for the same, or for nothing.
+    asking = max(trainings.values(), key=lambda training: training.supply.log is not None)
+    reading = replace(asking, model=bank.plain, channels=bank.forms)
+    days = reading.days()
     cost = model_cost(bank.plain, days(counted_day(first.experiment.schedule, plan), False))
     title = f"{first.cell.model} {first.cell.vertical} seed {first.seed}, {len(tasks)} students"
     module = BankModule([bank], [recorders])
     checkpoints = checkpoints_of([trainings[place] for place in range(len(tasks))], plan)
-    reports = fit(module, DayData(days, plan), DayCallback(plan, progress, rows, title), checkpoints)
+    rows = with_others(first.experiment, rows, reading.supply)
+    callback = DayCallback(plan, progress, rows, title, before_day=reading.begin_day)
+    reports = fit(module, DayData(days, plan), callback, checkpoints)
     wall, cpu = clock.read()
     wall, cpu = wall + checkpoints.seconds, cpu + checkpoints.cpu_seconds
     for place in bank.alive:

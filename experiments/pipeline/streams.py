@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -36,16 +36,14 @@ def in_domains(data: DataSet, domain: np.ndarray, domains: Sequence[str] | None)
     return np.isin(domain, [data.schema.domain_index(name) for name in domains])
 
 
-def rows_from_others(experiment: Experiment, days: Sequence[int], supply: Supply) -> dict[int, int]:
-    """About how many rows of other surfaces a training reads of each day."""
+def with_others(experiment: Experiment, rows: Mapping[int, int], supply: Supply) -> dict[int, int]:
+    """A student's rows of each day that is trained on, and about how many it reads of other surfaces on that day."""
     others = supply.other_rows
-    taught = [day for day in days if experiment.schedule.snapshot_for(day) is not None]
     if others is None:
-        return {}
-    return {
-        day: round(others.share * rows)
-        for day, rows in rows_of(experiment.data, taught, others.domains).items()
-    }
+        return dict(rows)
+    taught = [day for day in rows if experiment.schedule.snapshot_for(day) is not None]
+    of_others = rows_of(experiment.data, taught, others.domains)
+    return {day: own + round(others.share * of_others.get(day, 0)) for day, own in rows.items()}
 
 
 def streams(

@@ -40,7 +40,7 @@ from distill.training import DayCallback, DayData, DayReport, fit
 from experiments.pipeline.cost import ModelCost, counted_day, model_cost
 from experiments.pipeline.experiment import Experiment
 from experiments.pipeline.recorder import PredictionRecorder
-from experiments.pipeline.streams import rows_from_others, rows_of, streams
+from experiments.pipeline.streams import rows_of, streams, with_others
 from experiments.pipeline.supply import Supply
 
 REPORT, MODEL = "report.json", "model.safetensors"
@@ -117,8 +117,7 @@ class Training:
         clock = Clock()
         experiment, cell, model = self.experiment, self.cell, self.model
         plan, rows = with_rows(experiment, cell, plan)
-        others = rows_from_others(experiment, plan.train, self.supply)
-        rows = {day: own + others.get(day, 0) for day, own in rows.items()}
+        rows = with_others(experiment, rows, self.supply)
         self._start(plan.train[0])
         recorder, settings = PredictionRecorder(), self.settings
         module = DistillModule(model, self.channels, settings.optimizer, recorder, settings.compute)
@@ -127,7 +126,7 @@ class Training:
         if processes() > 1 and experiment.config.sharding.dense == "fsdp2":
             split_dense(model)
         title = f"{cell.model} {cell.vertical} {cell.channel} seed {self.seed}"
-        callback = DayCallback(plan, progress, rows, title, after_day, self._begin_day)
+        callback = DayCallback(plan, progress, rows, title, after_day, self.begin_day)
         checkpoints = checkpoints_of([self], plan)
         # Dropout; each of several processes drops units of other rows.
         with seeded(self.seed, "training" if is_first() else f"training.{process_number()}"):
@@ -215,7 +214,8 @@ class Training:
         if self.settings.start is not None:
             start_model(self.model, Path(of_seed(self.settings.start, self.seed)), self.channels)
 
-    def _begin_day(self, day: int) -> None:
+    def begin_day(self, day: int) -> None:
+        """Tell the channels that a day begins, with the snapshot that the schedule allows on it."""
         for channel in self.channels.values():
             channel.begin_day(day, self.supply.snapshot(day) if "snapshot" in channel.needs else None)
 

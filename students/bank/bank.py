@@ -9,7 +9,6 @@ Shape letters: N members, B examples, F fields, D width of the tables, T history
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,14 +16,14 @@ from torch import Tensor, nn
 
 from distill.batch import Batch
 from distill.errors import UserError
-from distill.protocols import Output
+from distill.protocols import Channel, Output
 from kernels.embedding import Embedded, History
 from students.bank import deepfm, probe
 from students.bank.adam import BankAdam
 from students.bank.heap import keep_freed_memory
 from students.bank.losses import StackedChannel, losses
 from students.bank.members import Member, gather
-from students.bank.stacked import FoldedEvents
+from students.bank.stacked import FoldedBatch
 from students.bank.trunk import Given, fold, pooled_by_tables, trunk_of
 from students.base import Student
 from students.deepfm import DeepFM
@@ -61,18 +60,19 @@ class Bank(nn.Module):
         self.history_length, self.pooling = student.history_length, pooled_by_tables(student)
         self.tables = members.tables
         given = Given()
-        self.trunk = trunk_of(student, members.stacked(), given, self.pooling is not None)
+        self.trunk = trunk_of(student, members.stacked(), self.size, given, self.pooling is not None)
         self._given = given
         # A subclass may do anything in its forward pass.
-        self._fused = type(student) is DeepFM and not (self.history_length and self.pooling is None)
+        pooled = self.pooling is not None or not self.history_length
+        self._fused = type(student) is DeepFM and pooled and not student.extra_fields
         stacks = members.channel_stacks().items()
         self.channels = nn.ModuleDict({name: StackedChannel(channel, self.trunk) for name, channel in stacks})
         parts = [list(self.trunk.parameters())]
-        parts += [list(channel.form.dense_parameters()) for channel in self._stacked_channels().values()]
+        parts += [list(channel.dense_parameters()) for channel in self.forms.values()]
         self.adam = BankAdam([part for part in parts if part], self.settings)
         self.frozen: dict[int, str] = {}
         self.sums: dict[str, Tensor] = {}
-        self.steps = torch.zeros(self.size, dtype=torch.int64)
+        self.summed: dict[str, Tensor] = {}
         # In a list: it is no part of this module, whose parameters are the members'.
         self._plain, self._checked = [makes[0]().model], False
 
@@ -81,6 +81,11 @@ class Bank(nn.Module):
         student = self._plain[0]
         assert isinstance(student, Student)
         return student
+
+    @property
+    def forms(self) -> dict[str, Channel]:
+        """The channels of all members by name, with stacked layers: whoever trains the bank calls their `begin_day`."""
+        return {name: channel.form for name, channel in self._stacked_channels().items()}
 
     @property
     def alive(self) -> list[int]:
@@ -125,9 +130,7 @@ class Bank(nn.Module):
 
     def export(self, member: int) -> dict[str, Tensor]:
         """A member as the state of a plain student, for its `load_state_dict`; what only training needs is left out."""
-        state = {
-            name: parameter.detach()[member].clone() for name, parameter in self.trunk.named_parameters()
-        }
+        state = {name: tensor.clone() for name, tensor in self._of_trunk(member).items()}
         return state | {f"tables.{name}": tensor for name, tensor in self.tables.export(member).items()}
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -135,8 +138,9 @@ class Bank(nn.Module):
         return {
             "adam": {name: adam.state() for name, adam in self._optimizers().items()},
             "frozen": dict(self.frozen),
+            "channels": {name: channel.training_state() for name, channel in self._fixed_forms().items()},
             "sums": {name: total.clone() for name, total in self.sums.items()},
-            "steps": self.steps,
+            "summed": {name: steps.clone() for name, steps in self.summed.items()},
             "checked": self._checked,
         }
 
@@ -144,20 +148,22 @@ class Bank(nn.Module):
         """Take over what `get_extra_state` gave."""
         for name, adam in self._optimizers().items():
             adam.load(state["adam"][name])
-        self.frozen, self.sums = dict(state["frozen"]), dict(state["sums"])
-        self.steps, self._checked = state["steps"], state["checked"]
+        for name, channel in self._fixed_forms().items():
+            channel.load_training_state(state["channels"][name])
+        self.frozen, self._checked = dict(state["frozen"]), state["checked"]
+        self.sums, self.summed = dict(state["sums"]), dict(state["summed"])
 
     def means(self) -> dict[str, Tensor]:
-        """Means of what was logged since `take_means`, over each member's steps: float64 [N] by name.
+        """Means of what was logged since `take_means`, over each member's steps that logged it: float64 [N] by name.
 
         NaN for a member without steps, or without the channel that the name is of.
         """
-        return {name: total / self.steps for name, total in self.sums.items()}
+        return {name: total / self.summed[name] for name, total in self.sums.items()}
 
     def take_means(self) -> dict[str, Tensor]:
         """`means`, which begin anew."""
         means = self.means()
-        self.sums, self.steps = {}, torch.zeros_like(self.steps)
+        self.sums, self.summed = {}, {}
         return means
 
     def _look_up(self, batch: Batch) -> Embedded:
@@ -173,13 +179,8 @@ class Bank(nn.Module):
         return self.tables(batch.sparse, history.item)
 
     def _folded(self, batch: Batch) -> Batch:
-        """The batch's examples once for every member, as far as a student reads them."""
-        columns = {name: getattr(batch, name).repeat(self.size) for name in _COLUMNS}
-        history = None
-        if self.history_length and self.pooling is None:
-            assert batch.history is not None
-            history = FoldedEvents.of(batch.history, self.size)
-        return replace(batch, **columns, dense=batch.dense.repeat(self.size, 1), history=history)
+        """The batch's examples once for every member, as far as a student's layers read them."""
+        return FoldedBatch.of(batch, self.size, events=bool(self.history_length) and self.pooling is None)
 
     def _say(self, embedded: Embedded, folded: Batch) -> Output:
         """What the trunk says of looked-up rows, folded or not."""
@@ -195,10 +196,15 @@ class Bank(nn.Module):
         own = {name: channel.own for name, channel in self._stacked_channels().items()}
         return {"students": self.adam} | {name: adam for name, adam in own.items() if adam is not None}
 
+    def _fixed_forms(self) -> dict[str, Channel]:
+        """Channels whose own state is no optimiser's, which the bank has in their place."""
+        channels = self._stacked_channels().items()
+        return {name: channel.form for name, channel in channels if channel.own is None}
+
     def _step_channels(self, batch: Batch, place: str) -> None:
         """What learns by itself learns before the students do."""
         for name, channel in self._stacked_channels().items():
-            losses = channel.own_losses(batch)
+            losses = channel.own_losses(batch) if batch.own or channel.form.other_labels else None
             if losses is not None:
                 self._freeze(~losses.detach().isfinite(), f"{name}: loss of the target", losses, place)
                 channel.own_step(losses, self.tables.alive)
@@ -231,12 +237,17 @@ class Bank(nn.Module):
 
     def _alone(self, member: int, batch: Batch, factor: float) -> Output:
         """What a plain student of a member's parameters says."""
-        state = {name: parameter[member] for name, parameter in self.trunk.named_parameters()}
-        self.plain.load_state_dict(state, strict=False)
+        self.plain.load_state_dict(self._of_trunk(member), strict=False)
         self.plain.tables.load(self.tables.export(member))
         self.plain.train(self.trunk.training)
         with probe.scaled_tables(self.plain.tables, factor):
             return self.plain(batch)
+
+    def _of_trunk(self, member: int) -> dict[str, Tensor]:
+        """The state of a member's student but its tables: its parameters, and what is the same for all; not copied."""
+        own = {name for name, _ in self.trunk.named_parameters()}
+        state = self.trunk.state_dict()
+        return {name: tensor[member] if name in own else tensor for name, tensor in state.items()}
 
     def _refusal(self, what: str) -> UserError:
         return UserError(
@@ -256,10 +267,8 @@ class Bank(nn.Module):
             self.frozen.setdefault(member, f"embedding gradient is NaN or infinite {place}")
 
     def _count(self, logs: Mapping[str, Tensor]) -> None:
-        self.steps += self.tables.alive
+        alive = self.tables.alive
         for name, values in logs.items():
-            values = torch.where(self.tables.alive, values.detach().double(), 0)
+            values = torch.where(alive, values.detach().double(), 0)
             self.sums[name] = self.sums[name] + values if name in self.sums else values
-
-
-_COLUMNS = ("example_id", "user_id", "timestamp", "domain")
+            self.summed[name] = self.summed[name] + alive if name in self.summed else alive.long()

@@ -127,7 +127,7 @@ class _Loss(nn.Module):
 def losses(
     output: Output, batch: Batch, student: Architecture, channels: Mapping[str, StackedChannel], members: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Each member's loss of a batch, as `DistillModule` adds it up.
+    """Each member's loss of a batch, as `DistillModule` adds it up: on rows of other surfaces, of channels alone.
 
     Args:
         output: of all members, folded: logits [N * B, k].
@@ -139,13 +139,15 @@ def losses(
     Returns:
         [N], and what is logged, [N] by name: NaN for members without the channel that it is of.
     """
-
     logits = output.logits.view(members, len(batch), -1)
-    labels, mask = batch.labels[:, student.task_index], batch.label_mask[:, student.task_index]
-    total = label_loss(sampled_logits(logits, student), labels, mask)
-    logs = {"loss_labels": total}
     taps = {name: tap.view(members, len(batch), -1) for name, tap in output.taps.items()}
+    total, logs = logits.new_zeros(members), {}
+    if batch.own:
+        labels, mask = batch.labels[:, student.task_index], batch.label_mask[:, student.task_index]
+        total = logs["loss_labels"] = label_loss(sampled_logits(logits, student), labels, mask)
     for name, channel in channels.items():
+        if not batch.own and not channel.form.other_surfaces:
+            continue
         extra, logged = channel(Output(logits, taps), batch)
         total = total + channel.weights * extra
         logs |= {f"{name}/{key}": value for key, value in logged.items()}

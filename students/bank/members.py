@@ -1,4 +1,4 @@
-"""Who joins a bank: students of one shape, whose channels differ in nothing but their weight.
+"""Who joins a bank: students of one shape and of one stream, whose channels differ in nothing but their weight.
 
 Shape letters: N members.
 """
@@ -18,9 +18,6 @@ from distill.protocols import Architecture, Channel
 from kernels.embedding import WideTables
 from students.bank.shape import shape_of
 from students.base import Student
-
-CHANNELS = ("single", "ah", "adapter")
-"""Channels that a bank can train: they give no fields, and what learns by itself learns from the batch alone."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +94,10 @@ class Gathered:
                     "as of the others; the weight alone may differ"
                 )
         has = torch.tensor([name in channels for channels in self.channels])
-        weights = [_config(channels[name]).weight if name in channels else 0.0 for channels in self.channels]
+        weights = [_weight(channels[name]) if name in channels else 0.0 for channels in self.channels]
         tensors = _stacked([dict(channels.get(name, form).named_parameters()) for channels in self.channels])
-        form.config = replace(_config(form), weight=1.0)
+        if hasattr(form.config, "weight"):
+            form.config = replace(_config(form), weight=1.0)
         rate = _config(form).learning_rate if form.reads_batch else 0.0
         return ChannelStack(form, has, torch.tensor(weights, dtype=self.tables.weight.dtype), tensors, rate)
 
@@ -119,7 +117,7 @@ def gather(makes: Sequence[Callable[[], Member]]) -> Gathered:
     for place, make in enumerate(makes):
         member = make()
         student = _trainable(member, place)
-        shape = shape_of(student, member.optimizer)
+        shape = shape_of(student, member.optimizer) | {"other_surfaces": _of_other_surfaces(member.channels)}
         if gathered is None:
             first_shape, gathered = shape, Gathered(student, _empty_tables(student, len(makes)))
         _check_same(first_shape, shape, place)
@@ -129,6 +127,8 @@ def gather(makes: Sequence[Callable[[], Member]]) -> Gathered:
         gathered.dense.append(dict(student.named_parameters()))
         gathered.channels.append(member.channels)
         del student.tables
+        if place:
+            student.inputs.clear()  # there may be tables among them
     assert gathered is not None
     return gathered
 
@@ -151,23 +151,22 @@ def _trainable(member: Member, place: int) -> Student:
             "`students.base.Student`. Train it by itself"
         )
     for name, channel in member.channels.items():
-        if name not in CHANNELS:
+        if not channel.in_banks:
             raise UserError(
-                f"bank: member {place}: got channel '{name}', allowed in a bank: {', '.join(CHANNELS)}. Train students "
-                "with other channels one by one"
+                f"bank: member {place}: got channel '{name}' with these settings, allowed: channels that several "
+                "students can learn by at once. Train it by itself"
             )
-        if channel.other_surfaces:
-            raise UserError(
-                f"bank: member {place}: got {name}.other_surfaces {channel.other_surfaces}, allowed: 0. Train it by "
-                "itself"
-            )
-        assert not channel.fields and channel.past is None
     _check_parameters(model, place)
     if model.content:
         raise UserError(
             f"bank: member {place}: got content {', '.join(model.content)}, allowed: none. Train it by itself"
         )
     return model
+
+
+def _of_other_surfaces(channels: Mapping[str, Channel]) -> dict[str, float]:
+    """Share of the other surfaces' rows, by the channels that learn from them: on those rows nothing else may learn."""
+    return {name: channels[name].other_surfaces for name in sorted(channels) if channels[name].other_surfaces}
 
 
 def _check_parameters(model: Student, place: int) -> None:
@@ -196,8 +195,12 @@ def _rest(channel: Channel) -> dict[str, Any]:
     return {"channel": type(channel).__qualname__} | settings
 
 
+def _weight(channel: Channel) -> float:
+    return getattr(_config(channel), "weight", 1.0)
+
+
 def _config(channel: Channel) -> Any:
-    """The settings of one of CHANNELS, a dataclass with a weight; with a learning rate where something is its own."""
+    """A channel's settings, a dataclass; with a learning rate where something learns by itself."""
     return channel.config
 
 

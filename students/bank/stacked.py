@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from distill.batch import Events
+from distill.batch import Batch, Events
 from distill.errors import UserError
+from distill.protocols import Stackable
 from kernels.segments import Segments, spread
 from students.blocks import ActivationUnit, PReLU
 from students.din import EventContext
@@ -170,6 +171,40 @@ class FoldedEvents(Events):
             once=events,
         )
 
+    def last(self, length: int, rows: Tensor) -> tuple[Events, Tensor]:
+        """As of one member's events, folded; rows [N * T, W]."""
+        members = (self.offsets.numel() - 1) // (self.once.offsets.numel() - 1)
+        events, kept = self.once.last(length, by_member(rows, members))
+        return FoldedEvents.of(events, members), kept.flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class FoldedBatch(Batch):
+    """The same examples for each of N members, one member after the other, as far as a student's layers read them.
+
+    Attributes:
+        once: the batch of one member.
+    """
+
+    once: Batch | None = None
+
+    @classmethod
+    def of(cls, batch: Batch, members: int, events: bool) -> FoldedBatch:
+        """Fold a batch.
+
+        Args:
+            batch: of B examples.
+            members: N.
+            events: fold its history, too; otherwise there is none.
+        """
+        columns: dict[str, Any] = {name: getattr(batch, name).repeat(members) for name in _COLUMNS}
+        columns["dense"] = batch.dense.repeat(members, 1)
+        columns["history"] = FoldedEvents.of(batch.history, members) if events and batch.history else None
+        return cls(**(vars(batch) | columns), once=batch)
+
+
+_COLUMNS = ("example_id", "user_id", "timestamp", "domain")
+
 
 def by_member(x: Tensor, members: int) -> Tensor:
     """Folded rows [N * R, ..., W] as [N, R * ..., W]."""
@@ -206,12 +241,15 @@ def stack(module: nn.Module, tensors: Tensors, prefix: str = "") -> nn.Module:
     """
     if type(module) in STACKED:
         return STACKED[type(module)](module, tensors, prefix)
-    state = [*module.named_parameters(recurse=False), *_persistent_buffers(module)]
-    if state or isinstance(module, _DropoutNd) and module.p:
+    own = [name for name, _ in module.named_parameters(recurse=False)]
+    if isinstance(module, Stackable):
+        for name in own:
+            setattr(module, name, nn.Parameter(tensors[f"{prefix}{name}"]))
+    elif own or _persistent_buffers(module) or isinstance(module, _DropoutNd) and module.p:
         raise UserError(
             f"bank: layer '{prefix.removesuffix('.')}' ({type(module).__name__}) has no stacked form, allowed: "
-            f"{', '.join(kind.__name__ for kind in STACKED)}, and layers without parameters, state and random numbers. "
-            "Train these students one by one"
+            f"{', '.join(kind.__name__ for kind in STACKED)}, what is Stackable, and layers without parameters, state "
+            "and random numbers. Train these students one by one"
         )
     for name, child in module.named_children():
         setattr(module, name, stack(child, tensors, f"{prefix}{name}."))

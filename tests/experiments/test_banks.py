@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
 
+import experiments.catalog  # noqa: F401  fills the registries
 from distill.load_config import load_config
 from distill.progress import NoProgress
 from experiments.__main__ import main
-from experiments.pipeline.banks import Task, groups
+from experiments.pipeline.banks import Task, groups, train_bank
 from experiments.pipeline.experiment import Experiment
 from experiments.pipeline.run import open_experiment
 from experiments.pipeline.work import training_jobs
@@ -100,7 +101,9 @@ def opened(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 
 def tasks(experiment: Experiment) -> list[Task]:
-    return [Task(experiment, cell, seed) for cell in experiment.student_cells for seed in (0, 1)]
+    return [
+        Task(experiment, cell, seed) for cell in experiment.student_cells for seed in experiment.config.seeds
+    ]
 
 
 def changed(experiment: Experiment, **students: Any) -> Experiment:
@@ -169,19 +172,69 @@ def test_another_form_of_a_channel_stays_apart(opened: Experiment) -> None:
     assert list(map(len, groups(both, 16))) == [1, 1]
 
 
-def test_the_student_adapter_joins_and_what_reads_other_surfaces_is_trained_alone(
-    data: Path, tmp_path: Path
-) -> None:
+REPRESENTATION = {"taps": ["user"], "dim": 8}
+ALL = {
+    "ah": {"other_surfaces": 1.0},
+    "adapter": {},
+    "repr": {"group": "both", "dim": 8},
+    "sharing": {"dim": 8},
+}
+HEAVY = ALL | {"ah": {"other_surfaces": 1.0, "weight": 2.0}}
+
+
+def test_members_share_their_fields_and_the_rows_of_other_surfaces(data: Path, tmp_path: Path) -> None:
     sets = {
         **EXPERIMENT["channels"],
         "ah_adapter": {"ah": {}, "adapter": {}},
         "wide": {"ah": {"other_surfaces": 0.5}},
+        "wide_heavy": {"ah": {"other_surfaces": 0.5, "weight": 2.0}},
+        "wider": {"ah": {"other_surfaces": 1.0}},
+        "repr": {"repr": {"dim": 8}},
+        "repr_ah": {"repr": {"dim": 8}, "ah": {}},
+        "all": ALL,
+        "all_heavy": HEAVY,
+        "trained": {"sharing": {"copies": "trained"}},
     }
-    config = write_experiment(tmp_path / "one", data, data.parent / "cache", channels=sets, **COMMON)
+    changes = {**COMMON, "channels": sets, "teacher__representation": REPRESENTATION}
+    config = write_experiment(tmp_path / "one", data, data.parent / "cache", **changes)
     experiment = open_experiment(load_config(config), False, NoProgress())
     found = [names(group) for group in groups(tasks(experiment), 16)]
-    assert {("small", "feed", channel, 0) for channel in ("none", "single", "ah", "ah_adapter")} in found
-    assert {("small", "feed", "wide", 0)} in found
+    together: list[set[str]] = [{"none", "single", "ah", "ah_adapter"}, {"wide", "wide_heavy"}, {"wider"}]
+    together += [{"repr", "repr_ah"}, {"all", "all_heavy"}, {"trained"}]
+    for channels in together:
+        assert {("small", "feed", channel, 0) for channel in channels} in found
+
+
+def test_members_that_learn_by_everything_are_those_trained_alone(data: Path, tmp_path: Path) -> None:
+    student = EXPERIMENT["students"][0] | {"verticals": ["reels"], "channels": ["all", "all_heavy"]}
+    changes: dict[str, Any] = {
+        "seeds": [0],
+        "floor": False,
+        "students": [student],
+        "channels": {"all": ALL, "all_heavy": HEAVY},
+        "teacher__representation": REPRESENTATION,
+    }
+    config = write_experiment(tmp_path / "one", data, data.parent / "cache", **changes)
+    assert main(["run", str(config)]) == 0
+    out = tmp_path / "one" / "out"
+    theirs, models = (
+        reports(out),
+        {path: load_file(path) for path in out.rglob("checkpoints/*/*/model.safetensors")},
+    )
+    experiment = open_experiment(load_config(config), False, NoProgress())
+    (group,) = (one for one in groups(tasks(experiment), 16) if len(one) > 1)
+    train_bank(group, NoProgress())
+    ours = reports(out)
+    assert sorted(report.get("bank", 1) for report in ours.values()) == [1, 1, 2, 2]
+    for name, report in theirs.items():
+        for day, other in zip(ours[name]["days"], report["days"], strict=True):
+            assert day["examples_seen"] == other["examples_seen"]
+            assert day["means"] == pytest.approx(other["means"], rel=1e-3, abs=1e-6)
+    for path, expected in models.items():
+        found = load_file(path)
+        assert expected.keys() == found.keys()
+        for name, tensor in expected.items():
+            np.testing.assert_allclose(found[name], tensor, atol=2e-4, err_msg=name)
 
 
 def test_a_bank_is_trained_whole_when_one_member_is_missing(runs: dict[int, Path]) -> None:

@@ -74,6 +74,18 @@ def test_softmax_of_each_column_by_itself(lengths: list[int]) -> None:
     torch.testing.assert_close(softmax(scores, segments_of(lengths)), expected)
 
 
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_several_models_read_the_same_segments(lengths: list[int]) -> None:
+    segments, one = segments_of(lengths), values_of(lengths)
+    both, rows = torch.stack([one, 2 - one]), values_of([2 * len(lengths)]).view(2, -1, 3)
+    for function, values in ((pool, both), (pool_mean, both), (softmax, both), (spread, rows)):
+        expected = torch.stack([function(of_model, segments) for of_model in values])
+        torch.testing.assert_close(function(values, segments), expected)
+    weights = both[..., 0]
+    expected = torch.stack([pool(x, segments, w) for x, w in zip(both, weights, strict=True)])
+    torch.testing.assert_close(pool(both, segments, weights), expected)
+
+
 @pytest.mark.parametrize("lengths", [[2, 0, 3, 1], [0, 4, 0]])
 def test_gradients(lengths: list[int]) -> None:
     segments, values = segments_of(lengths), values_of(lengths)

@@ -11,21 +11,26 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from adapters import auxiliary_head, student_adapter
+from adapters import auxiliary_head, raw_history, representation, sharing, student_adapter
 from adapters.adapter_config import StudentAdapterConfig
 from adapters.config import AuxiliaryHeadConfig
-from distill import single
-from distill.batch import Batch, TeacherSignal
-from distill.channel_config import SingleConfig
+from adapters.representation_config import RawHistoryConfig, StoredRepresentationsConfig
+from adapters.shared_tables import SharedTables
+from adapters.sharing_config import SharingConfig
+from distill import pfd, single
+from distill.batch import Batch, Past, TeacherSignal
+from distill.channel_config import PrivilegedFeaturesConfig, SingleConfig
 from distill.config import OptimizerConfig
 from distill.dataset import DataSet
 from distill.module import DistillModule
+from distill.other_surfaces import OthersFirst
 from distill.protocols import Channel
 from distill.sampling import mixed
 from distill.schedule import DayPlan
 from distill.sources.writer import PreparedWriter
 from distill.stream import DayStream
 from distill.training import DayCallback, DayData, fit
+from kernels.embedding import Embedded
 from kernels.embedding.wide_reference import ReferenceTables
 from students.bank import Bank, BankModule, Member
 from tests.distill.prepared_data import DENSE, day_table, small_schema
@@ -67,8 +72,12 @@ class One:
 
 BUILD_CHANNEL: dict[str, tuple[Any, Any]] = {
     "single": (single.build, SingleConfig),
+    "pfd": (pfd.build, PrivilegedFeaturesConfig),
     "ah": (auxiliary_head.build, AuxiliaryHeadConfig),
     "adapter": (student_adapter.build, StudentAdapterConfig),
+    "repr": (representation.build, StoredRepresentationsConfig),
+    "rawid": (raw_history.build, RawHistoryConfig),
+    "sharing": (sharing.build, SharingConfig),
 }
 
 
@@ -81,6 +90,10 @@ def make(
     **options: Any,
 ) -> Member:
     """A member as the pipeline builds a student; in double precision its tables are the reference's."""
+    channels: dict[str, Channel] = {}
+    for name, settings in one.channels.items():
+        build_channel, config = BUILD_CHANNEL[name]
+        channels[name] = build_channel(config(**settings), schema=data.schema, seed=one.seed)
     build, config = KINDS[kind]
     model = build(
         config(**({"dim": 4, "mlp": [6, 5]} | options)),
@@ -90,11 +103,9 @@ def make(
         dense_features=dense_features,
         seed=one.seed,
         table_learning_rate=one.settings.table_learning_rate,
+        extra_fields=sum(len(channel.fields) for channel in channels.values()),
+        extra_history=max((channel.history_length for channel in channels.values()), default=0),
     )
-    channels: dict[str, Channel] = {}
-    for name, settings in one.channels.items():
-        build_channel, config = BUILD_CHANNEL[name]
-        channels[name] = build_channel(config(**settings), schema=data.schema, seed=one.seed)
     rates = {task: torch.tensor([0.3, 0.2], dtype=torch.float64) for task in data.schema.task_names}
     for channel in channels.values():
         channel.attach(model)
@@ -111,12 +122,17 @@ def in_double(model: Any, one: One, channels: dict[str, Channel]) -> None:
     model.tables = ReferenceTables(sizes, model.tables.dim, one.seed, one.settings.table_learning_rate, item)
     for part in (model, *channels.values()):
         part.double()
+    for module in model.inputs.values():
+        if isinstance(module, SharedTables):  # frozen rows: it is enough to read them in double precision
+            module.tables.register_forward_hook(
+                lambda tables, ids, found: Embedded(found.features.double(), None)
+            )
 
 
 class Days(IterableDataset):
-    """A day's batches with a teacher's signal made of the example's id, in the precision asked for."""
+    """A day's batches with a teacher's signal and past made of the example's id, in the precision asked for."""
 
-    def __init__(self, stream: DayStream, double: bool):
+    def __init__(self, stream: DayStream | OthersFirst, double: bool):
         super().__init__()
         self.stream, self.double = stream, double
 
@@ -126,7 +142,18 @@ class Days(IterableDataset):
     def __iter__(self) -> Iterator[Batch]:
         for batch in self.stream:
             kind = torch.float64 if self.double else torch.float32
-            yield replace(batch, dense=batch.dense.to(kind), teacher=signal(batch, kind))
+            past = {"user": past_of(batch, 3, kind), "item": past_of(batch, 2, kind)}
+            yield replace(batch, dense=batch.dense.to(kind), teacher=signal(batch, kind), past=past)
+
+
+def past_of(batch: Batch, lengths: int, kind: torch.dtype) -> Past:
+    """Example i has (i // 2) % `lengths` representations of width 6."""
+    count = batch.example_id // 2 % lengths
+    of_rows = batch.example_id.repeat_interleave(count)
+    place = torch.arange(len(of_rows))
+    values = torch.sin((of_rows % 97 + place).unsqueeze(1) * torch.arange(1, 7)).to(kind)
+    offsets = torch.cat([count.new_zeros(1), count.cumsum(0)])
+    return Past(offsets, values, batch.timestamp.repeat_interleave(count) - 90_000 * (place % 5 + 1))
 
 
 def signal(batch: Batch, kind: torch.dtype) -> TeacherSignal:

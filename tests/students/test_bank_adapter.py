@@ -11,7 +11,6 @@ from torch import Tensor
 
 from adapters.student_adapter import StudentAdapter
 from distill.dataset import DataSet
-from distill.errors import UserError
 from students.bank import Bank
 from students.bank.losses import StackedChannel
 from tests.students.bank_training import (
@@ -102,9 +101,3 @@ def test_an_adapter_stays_as_it_is_where_no_label_has_matured(data: DataSet) -> 
     second.matured.fill_(False)
     bank.step(second)
     assert all(torch.equal(*pair) for pair in zip(adapters_of(bank), before, strict=True))
-
-
-def test_other_surfaces_are_refused(data: DataSet) -> None:
-    one = One(0, {"adapter": {"other_surfaces": 0.5}})
-    with pytest.raises(UserError, match="member 0: got adapter.other_surfaces 0.5, allowed: 0"):
-        Bank([partial(make, "deepfm", data, one, False)])

@@ -225,7 +225,7 @@ def test_other_channels_are_refused(data: DataSet) -> None:
         return Member(member.model, {"own": Own()}, member.optimizer)
 
     with pytest.raises(
-        UserError, match="member 0: got channel 'own', allowed in a bank: single, ah, adapter"
+        UserError, match="member 0: got channel 'own' with these settings, allowed: channels that several"
     ):
         Bank([made])
 
