@@ -1,8 +1,10 @@
-"""`torchrun --nproc-per-node N -m experiments run EXPERIMENT`: the teacher is trained by N processes as one.
+"""`torchrun --nproc-per-node N -m experiments run EXPERIMENT`: N processes train the teacher as one, then share the
+students.
 
-The first process does what `distill run` always does, and alone writes files. To train the teacher it calls the others
-through torchrun's store, and all of them form a process group for that training. Logs and students are jobs of one
-process each, as ever: the others wait meanwhile.
+The first process does what `distill run` always does, and calls the others through torchrun's store. To train the
+teacher all of them form a process group for that training, and the first one alone writes files. Domain teachers and
+students are small: they are dealt out, and each process trains its own by itself. Logs are jobs of the first process.
+All processes need the same run folder and cache, also on several machines.
 
 When one of them fails, torchrun ends all; with `--max-restarts` it starts them again, and they go on from the newest
 checkpoint.
@@ -10,6 +12,7 @@ checkpoint.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Sequence
@@ -22,18 +25,22 @@ from distill.cells import Cell
 from distill.errors import UserError
 from distill.load_config import LoadedConfig
 from distill.progress import NoProgress, Progress
+from experiments.pipeline.banks import Task
 from experiments.pipeline.experiment import Experiment
-from experiments.pipeline.pool import Job, run_in_pool
+from experiments.pipeline.pool import Job, default_workers, run_in_pool
 from experiments.pipeline.run import open_experiment
-from experiments.pipeline.work import train_teacher_job
+from experiments.pipeline.work import tasks_of, train_teacher_job, training_job
 from kernels.embedding.process_group import TORCHRUN
 
 _POLL_SECONDS = 0.5
 _LONGEST_STEP = timedelta(hours=1)
 """One process waits for another so long at most; torchrun ends all of them when one has failed."""
 
-_END = "end"
-_RESTARTS = "TORCHELASTIC_RESTART_COUNT"
+_TOGETHER, _DEAL, _END = "together", "deal", "end"
+_LOCAL, _RESTARTS = "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT"
+
+Named = list[tuple[str, int]]
+"""A training by the ids of its cells and their seeds: one, or the members of a bank."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +50,14 @@ class Meeting:
     Attributes:
         rank: number of this process.
         world: number of processes.
+        local: number of those on this machine.
         host, port: of torchrun's store.
         attempt: how often torchrun has started all of them again. Its store outlives them.
     """
 
     rank: int
     world: int
+    local: int
     host: str
     port: int
     attempt: int
@@ -57,7 +66,8 @@ class Meeting:
     def taken() -> Meeting:
         """What torchrun's variables say. They are taken away: processes started from here on work alone."""
         rank, world, host, port = (os.environ.pop(name) for name in TORCHRUN)
-        return Meeting(int(rank), int(world), host, int(port), int(os.environ.get(_RESTARTS, 0)))
+        local, attempt = int(os.environ.pop(_LOCAL)), int(os.environ.get(_RESTARTS, 0))
+        return Meeting(int(rank), int(world), local, host, int(port), attempt)
 
     def store(self) -> dist.Store:
         """Torchrun's store, under names of our own."""
@@ -66,7 +76,8 @@ class Meeting:
 
 
 class TogetherRunner:
-    """Trains the teacher together with the other processes; all other jobs run in processes of this machine.
+    """Trains the teacher together with the other processes and deals out domain teachers and students; what is no
+    training runs in processes of this machine.
 
     Args:
         meeting: of the first process.
@@ -80,24 +91,39 @@ class TogetherRunner:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._call(_END)
+        self._call(_END, [])
 
     def __call__(self, jobs: Sequence[Job], title: str, workers: int, progress: Progress) -> None:
         """Run every job; see `pool.run_in_processes`."""
-        together = [job for job in jobs if _is_of_the_teacher(job)]
-        for job in together:
-            _, cell, seed = job.arguments
-            number = self._call(f"{cell.cell_id} {seed}")
-            shared = Job(_train_together, (self._meeting, number, *job.arguments), job.examples, job.folders)
-            run_in_pool([shared], title, 1, progress)
-        alone = [job for job in jobs if not _is_of_the_teacher(job)]
-        if alone:
-            run_in_pool(alone, title, workers, progress)
+        for job in jobs:
+            if _is_of_the_teacher(job):
+                self._train_together(job, title, progress)
+        dealt = [job for job in jobs if tasks_of(job) and not _is_of_the_teacher(job)]
+        if dealt:
+            self._deal(dealt, title, workers, progress)
+        others = [job for job in jobs if not tasks_of(job)]
+        if others:
+            run_in_pool(others, title, workers, progress)
 
-    def _call(self, word: str) -> int:
+    def _train_together(self, job: Job, title: str, progress: Progress) -> None:
+        number = self._call(_TOGETHER, [job])
+        arguments = (self._meeting, number, *job.arguments)
+        run_in_pool([Job(_train_together, arguments, job.examples, job.folders)], title, 1, progress)
+
+    def _deal(self, jobs: Sequence[Job], title: str, workers: int, progress: Progress) -> None:
+        """Train the first process's share of some jobs, and wait for the others."""
+        number = self._call(_DEAL, jobs)
+        _train_share(self._meeting, jobs, title, workers, progress)
+        others = [_done(number, rank) for rank in range(1, self._meeting.world)]
+        with progress.task(f"{title} of the other processes"):
+            while not self._store.check(others):
+                time.sleep(_POLL_SECONDS)
+
+    def _call(self, verb: str, jobs: Sequence[Job]) -> int:
         """Tell the others what is next; its number."""
         number, self._called = self._called, self._called + 1
-        self._store.set(_key(number), word)
+        trainings = [[(task.cell.cell_id, task.seed) for task in tasks_of(job)] for job in jobs]
+        self._store.set(_key(number), json.dumps([verb, trainings]))
         return number
 
 
@@ -110,13 +136,31 @@ def follow(meeting: Meeting, loaded: LoadedConfig, final: bool) -> None:
         final: as the first process was told.
     """
     store, number = meeting.store(), 0
-    while (word := _next(store, number)) != _END:
-        cell_id, seed = word.split()
+    while (call := _next(store, number))[0] != _END:
+        verb, trainings = call
         experiment = open_experiment(loaded, final, NoProgress())
-        cell = experiment.teacher_cell
-        assert cell is not None and cell.cell_id == cell_id, "the processes read different experiments"
-        _train_together(meeting, number, experiment, cell, int(seed), NoProgress())
+        jobs = [training_job(_found(experiment, members), rows=0) for members in trainings]
+        if verb == _TOGETHER:
+            _train_together(meeting, number, *jobs[0].arguments, NoProgress())
+        else:
+            workers = experiment.config.workers or default_workers()
+            _train_share(meeting, jobs, "share", workers, NoProgress())
+            store.set(_done(number, meeting.rank), "")
         number += 1
+
+
+def _found(experiment: Experiment, members: Named) -> list[Task]:
+    cells = {cell.cell_id: cell for cell in (*experiment.logged_cells, *experiment.student_cells)}
+    for cell_id, _ in members:
+        assert cell_id in cells, f"the processes read different experiments: the first one has {cell_id}"
+    return [Task(experiment, cells[cell_id], seed) for cell_id, seed in members]
+
+
+def _train_share(meeting: Meeting, jobs: Sequence[Job], title: str, workers: int, progress: Progress) -> None:
+    """Every N-th of some jobs, the longest first; a machine's processes share its workers."""
+    own = jobs[meeting.rank :: meeting.world]
+    if own:
+        run_in_pool(own, title, max(1, workers // meeting.local), progress)
 
 
 def _train_together(
@@ -135,21 +179,24 @@ def _train_together(
 
 
 def _is_of_the_teacher(job: Job) -> bool:
-    if job.function is not train_teacher_job:
-        return False
-    experiment, cell, _ = job.arguments
-    return cell == experiment.teacher_cell
+    return any(task.cell == task.experiment.teacher_cell for task in tasks_of(job))
 
 
-def _next(store: dist.Store, number: int) -> str:
-    """The word of that number, once it is there."""
+def _next(store: dist.Store, number: int) -> tuple[str, list[Named]]:
+    """The call of that number, once it is there: what is to be done, and which trainings."""
     while not store.check([_key(number)]):
         time.sleep(_POLL_SECONDS)
-    return store.get(_key(number)).decode()
+    verb, trainings = json.loads(store.get(_key(number)))
+    return verb, trainings
 
 
 def _key(number: int) -> str:
     return f"call/{number}"
+
+
+def _done(number: int, rank: int) -> str:
+    """Set when a process has trained its share of a call."""
+    return f"done/{number}/{rank}"
 
 
 def refuse_both(on: str | None) -> None:

@@ -88,16 +88,29 @@ def training_jobs(tasks: Sequence[Task], most: int) -> list[Job]:
     missing = [rest for members in (*teachers, *groups(students, most)) if (rest := to_be_trained(members))]
     rows = _Rows()
     missing.sort(key=lambda members: -len(members) * rows.of(members[0]))
-    return [_job(members, rows.of(members[0])) for members in missing]
+    return [training_job(members, rows.of(members[0])) for members in missing]
 
 
-def _job(members: list[Task], rows: int) -> Job:
+def training_job(members: Sequence[Task], rows: int) -> Job:
+    """One training.
+
+    Args:
+        members: of a bank, or one teacher, domain teacher or student.
+        rows: that it reads.
+    """
     if len(members) > 1:
         return job_of([task.experiment for task in members], train_bank_job, (members,), rows)
     (task,) = members
     is_teacher = task.cell in task.experiment.logged_cells
     function = train_teacher_job if is_teacher else train_student_job
     return job_of([task.experiment], function, (task.experiment, task.cell, task.seed), rows)
+
+
+def tasks_of(job: Job) -> Sequence[Task]:
+    """What a job trains, as given to `training_job`; nothing where it does something else."""
+    if job.function is train_bank_job:
+        return job.arguments[0]
+    return [Task(*job.arguments)] if job.function in (train_teacher_job, train_student_job) else []
 
 
 def job_of(

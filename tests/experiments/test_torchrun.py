@@ -1,8 +1,10 @@
-"""The user's way to a teacher trained by several processes: `torchrun -m experiments run`."""
+"""The user's way to several processes, which train the teacher as one and share the students: `torchrun -m experiments
+run`."""
 
 from __future__ import annotations
 
 import copy
+import json
 import os
 import subprocess
 import sys
@@ -12,12 +14,45 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch.distributed as dist
 
+import experiments.catalog  # noqa: F401  fills the registries
+from distill.load_config import load_config
+from distill.progress import NoProgress
 from experiments.__main__ import main
+from experiments.pipeline import torchrun
+from experiments.pipeline.banks import Task
+from experiments.pipeline.experiment import Experiment
+from experiments.pipeline.jobs import is_done
+from experiments.pipeline.pool import run_in_processes
+from experiments.pipeline.run import open_experiment
+from experiments.pipeline.torchrun import Meeting
+from experiments.tracking import RUNS
 from tests.experiments.tiny_experiment import EXPERIMENT, write_days, write_experiment
 
 PROJECT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+STUDENT = """
+from students.base import Student
+
+class Linear(Student):
+    def __init__(self, **common):
+        {before}
+        super().__init__(**common)
+        self.add_heads(self.input_width)
+
+    def forward(self, batch):
+        fields = self.fields(batch)
+        return self.output(fields, self.flat_input(fields, batch))
+"""
+
+
+def write_student(folder: Path, before: str) -> str:
+    """The architecture of a linear model that first does something else."""
+    (folder / "linear.py").write_text(STUDENT.replace("{before}", before.strip()))
+    return str(folder / "linear.py:Linear")
 
 
 def changes() -> dict[str, Any]:
@@ -60,28 +95,100 @@ def test_two_processes_leave_what_one_leaves(tmp_path: Path) -> None:
     assert done.stdout.count("Report: ") == 1
 
 
-FAILING = """
-import torch.distributed as dist
-from distill.errors import UserError
-from students.base import Student
+def students_of(file: Path) -> tuple[Experiment, list[Task]]:
+    """The experiment of a file, and what is trained of students in it."""
+    experiment = open_experiment(load_config(file), False, NoProgress())
+    return experiment, [Task(experiment, cell, 0) for cell in experiment.student_cells]
 
-class Failing(Student):
-    def __init__(self, **common):
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> dist.Store:
+    """Where two processes meet that are this one in turn; the first finds that the second has trained its share."""
+    store = dist.HashStore()
+    store.set("done/0/1", "")
+    monkeypatch.setattr(Meeting, "store", lambda self: store)
+    monkeypatch.setattr(torchrun, "run_in_pool", run_in_processes)
+    return store
+
+
+@pytest.fixture(scope="module")
+def no_teacher(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Two cells: a student on two surfaces that has nobody to learn from."""
+    folder = tmp_path_factory.mktemp("data")
+    data = write_days(folder / "data", rows=60)
+    settings = {"seeds": [0], "teacher": None, "channels": {}, "floor": False, "workers": 2}
+    return settings | {"data": data, "cache": folder / "cache", "students": [EXPERIMENT["students"][0]]}
+
+
+def run_as(rank: int, file: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """What torchrun would get of one of two processes."""
+    environment = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in (environment | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}).items():
+        monkeypatch.setenv(name, value)
+    return main(["run", str(file), "--quiet"])
+
+
+def test_each_process_trains_its_share_and_a_second_start_goes_on_with_the_same_wandb_runs(
+    tmp_path: Path, no_teacher: dict[str, Any], store: dist.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    file = write_experiment(tmp_path / "run", **no_teacher, wandb={"enabled": True})
+    experiment, tasks = students_of(file)
+    run_as(0, file, monkeypatch)
+    assert [is_done(experiment, task.cell, 0) for task in tasks] == [True, False]
+    begun = run_ids(experiment.folder)
+    store.delete_key("done/0/1")
+    assert run_as(1, file, monkeypatch) == 0
+    assert [is_done(experiment, task.cell, 0) for task in tasks] == [True, True]
+    assert store.check(["done/0/1"])
+    assert run_as(0, file, monkeypatch) == 0
+    assert run_ids(experiment.folder) == begun and len(begun) == 2
+    assert recorded_ids(experiment.folder) == set(begun.values())
+
+
+def run_ids(run: Path) -> dict[str, str]:
+    """Cells to their W&B runs."""
+    return {cell_id: of_cell["id"] for cell_id, of_cell in json.loads((run / RUNS).read_text()).items()}
+
+
+def recorded_ids(run: Path) -> set[str]:
+    """Of the W&B runs that lie in a folder."""
+    return {path.name.rpartition("-")[2] for path in (run / "wandb").glob("offline-run-*")}
+
+
+def test_a_process_whose_share_fails_says_so_and_never_that_it_is_done(
+    tmp_path: Path,
+    no_teacher: dict[str, Any],
+    store: dist.Store,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    student = no_teacher["students"][0] | {"architecture": write_student(tmp_path, NO_MEMORY), "options": {}}
+    file = write_experiment(tmp_path / "run", **no_teacher | {"students": [student]})
+    _, tasks = students_of(file)
+    store.delete_key("done/0/1")
+    trainings = [[(task.cell.cell_id, task.seed)] for task in tasks]
+    store.set("call/0", json.dumps(["deal", trainings]))
+    assert run_as(1, file, monkeypatch) == 2
+    assert "distill: students.small: no memory" in capsys.readouterr().err
+    assert not store.check(["done/0/1"])
+
+
+NO_MEMORY = """
+        from distill.errors import UserError
+        raise UserError("students.small: no memory")
+"""
+FAILS = """
+        import torch.distributed as dist
+        from distill.errors import UserError
         if dist.is_initialized() and dist.get_world_size() > 1 and dist.get_rank() == 1:
             raise UserError("plan: got no memory for table item_id")
-        super().__init__(**common)
-        self.add_heads(self.input_width)
-
-    def forward(self, batch):
-        fields = self.fields(batch)
-        return self.output(fields, self.flat_input(fields, batch))
 """
 
 
 def test_what_fails_in_one_process_ends_all_with_its_message(tmp_path: Path) -> None:
     data = write_days(tmp_path / "data", rows=60)
-    (tmp_path / "failing.py").write_text(FAILING)
-    teacher = {"architecture": str(tmp_path / "failing.py:Failing"), "optimizer": {"batch_size": 20}}
+    teacher = {"architecture": write_student(tmp_path, FAILS), "optimizer": {"batch_size": 20}}
     settings = changes() | {"teacher": teacher, "students": [], "sharding": {}}
     done = together(write_experiment(tmp_path / "shared", data, tmp_path / "cache", **settings))
     assert done.returncode == 1  # torchrun's own, when one of its processes failed
