@@ -264,7 +264,7 @@ def predict(module: DistillModule, streams: list[IterableDataset]) -> None:
 
 def _trainer(**settings: Any) -> L.Trainer:
     return L.Trainer(
-        accelerator="cpu",  # the kernels have no GPU path yet (`distill ls kernels`)
+        accelerator="cpu",  # training runs there alone so far; only the kernels have a GPU path
         devices=1,
         logger=False,
         enable_checkpointing=False,
