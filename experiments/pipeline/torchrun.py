@@ -139,10 +139,12 @@ def follow(meeting: Meeting, loaded: LoadedConfig, final: bool) -> None:
     while (call := _next(store, number))[0] != _END:
         verb, trainings = call
         experiment = open_experiment(loaded, final, NoProgress())
-        jobs = [training_job(_found(experiment, members), rows=0) for members in trainings]
+        tasks = [_found(experiment, members) for members in trainings]
         if verb == _TOGETHER:
-            _train_together(meeting, number, *jobs[0].arguments, NoProgress())
+            ((task,),) = tasks
+            _train_together(meeting, number, experiment, task.cell, task.seed, NoProgress())
         else:
+            jobs = [training_job(members, rows=0) for members in tasks]
             workers = experiment.config.workers or default_workers()
             _train_share(meeting, jobs, "share", workers, NoProgress())
             store.set(_done(number, meeting.rank), "")

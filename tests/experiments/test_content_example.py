@@ -25,6 +25,7 @@ from experiments.pipeline.build import build_model
 
 EXAMPLES = Path(__file__).parents[2] / "experiments" / "examples"
 ITEMS, ROWS = 40, 400
+FIRST_MS = 1_767_225_600_000  # the first of January 2026
 WORDS = ("cats", "dogs", "tax law", "")
 
 
@@ -43,7 +44,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
     columns = {
         "example_id": range(ROWS),
         "user_id": [0] * ROWS,
-        "timestamp": range(ROWS),
+        "timestamp": range(FIRST_MS, FIRST_MS + ROWS),
         "domain": ["feed"] * ROWS,
         "item_id": item,
         "label_click": [int(word(i) in ("cats", "")) for i in item],

@@ -217,7 +217,7 @@ def test_bad_input(tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]
             [str(tmp_path), "--print"],
             "got a run that is not scored, allowed: a scored run, or the experiment's YAML",
         ),
-        (["nowhere.yaml", "--print"], "nowhere.yaml: file: got no such file"),
+        (["nowhere.yaml", "--print"], "nowhere.yaml: got no such file or folder"),
         ([str(run), "--set", "seeds=[1]"], "--set: got a run folder beside it"),
         ([str(run), "--print", "--save", "x.json"], "not allowed with argument --print"),
     ):

@@ -116,7 +116,7 @@ def no_teacher(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Two cells: a student on two surfaces that has nobody to learn from."""
     folder = tmp_path_factory.mktemp("data")
     data = write_days(folder / "data", rows=60)
-    settings = {"seeds": [0], "teacher": None, "channels": {}, "floor": False, "workers": 2}
+    settings: dict[str, Any] = {"seeds": [0], "teacher": None, "channels": {}, "floor": False, "workers": 2}
     return settings | {"data": data, "cache": folder / "cache", "students": [EXPERIMENT["students"][0]]}
 
 
