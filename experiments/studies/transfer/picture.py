@@ -136,11 +136,12 @@ def _panel(
         min(max(value, _LEAST), _MOST) for value in [0.0, 1.0, *reach, *([] if twice is None else [twice])]
     ]
     x = Scale(*bounds(held, 0.04), *ends)
-    parts += [line(x(value), top, x(value), bottom, "grid") for value in ticks(x.low, x.high, 5)]
+    marks = ticks(x.low, x.high, 4)
+    parts += [line(x(value), top, x(value), bottom, "grid") for value in marks]
     parts += [line(x(value), top - 4, x(value), bottom, "zero") for value in (0.0, 1.0)]
     parts += [
         text(x(value), bottom + 15, label, class_="quiet", text_anchor="middle")
-        for value, label in zip(ticks(x.low, x.high, 5), tick_labels(ticks(x.low, x.high, 5)), strict=True)
+        for value, label in zip(marks, tick_labels(marks), strict=True)
     ]
     if twice is not None and twice <= x.high:
         parts.append(tag("g", _twice(x(twice), top, bottom), style=f"color:{_COLOURS[PLAIN]}"))
