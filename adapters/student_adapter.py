@@ -11,8 +11,8 @@ Logits alone tell the adapter how far the teacher's level has moved. With `featu
 none:
 
     channels:
-      all_surfaces: {ah: {other_surfaces: 1.0},
-                     adapter: {other_surfaces: 1.0, labels: all, features: [user_id, item_id], surface: true}}
+      adapter_surfaces:
+        adapter: {head: serving, other_surfaces: 1.0, labels: all, features: [user_id, item_id], surface: true}
 
 Shape letters: B examples, k tasks of the student.
 """
