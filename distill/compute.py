@@ -56,6 +56,7 @@ def _in_bf16(forward: Forward) -> Forward:
         with torch.autocast(batch.example_id.device.type, torch.bfloat16):
             output = forward(batch)
         # Losses, channels and the teacher log read float32 only.
-        return Output(output.logits.float(), {name: tap.float() for name, tap in output.taps.items()})
+        own = None if output.own_loss is None else output.own_loss.float()
+        return Output(output.logits.float(), {name: tap.float() for name, tap in output.taps.items()}, own)
 
     return call

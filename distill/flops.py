@@ -4,7 +4,8 @@ Counted are the matrix products that the model's equations need, 2 FLOPs a multi
 rows (causal attention: only the scores that are seen). Not counted, as in torch's FlopCounterMode or because MFU asks
 for it (PaLM, arXiv 2204.02311, appendix B): sums (weighted ones of events too, `kernels.segments`), norms, activations
 and softmax; look-ups of embeddings and their update; whatever a backward pass computes a second time (activation
-checkpointing, the scores of flash attention); the losses and the channels of a student.
+checkpointing, the scores of flash attention); the losses, but for the layers that only a loss of the model's own asks
+for (`Output.own_loss`), and the channels of a student.
 
 The operators of `kernels` bring their formulas with them (`kernels/<operator>/flops.py`).
 """
@@ -118,11 +119,12 @@ class _Step(nn.Module):
     def forward(self, batch: Batch) -> tuple[int, int]:
         formulas = FlopCounterMode(display=False, custom_mapping=_ATTENTION).flop_registry
         with _Counter(formulas) as ahead:
-            logits = self.model(batch).logits
+            output = self.model(batch)
         once = {operator: _unless_repeated(formula) for operator, formula in formulas.items()}
         with _Counter(once) as back:
-            if logits.requires_grad:
-                logits.square().sum().backward()
+            if output.logits.requires_grad:
+                own = 0.0 if output.own_loss is None else output.own_loss.sum()
+                (output.logits.square().sum() + own).backward()
         return ahead.total, back.total
 
 

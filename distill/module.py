@@ -16,7 +16,7 @@ from distill.batch import Batch
 from distill.compute import forward_of
 from distill.config import ComputeConfig, OptimizerConfig
 from distill.distributed.dense import keep_state_whole, whole
-from distill.distributed.share import Share, mean_of_all, share_of_labels
+from distill.distributed.share import Share, mean_of_all, processes, share_of_labels
 from distill.errors import NonFiniteError, UserError
 from distill.flops import count
 from distill.lean import with_signature
@@ -104,7 +104,13 @@ class DistillModule(L.LightningModule):
         loss = label_loss(sampled_logits(output.logits, self.model), labels, mask, share.task_weights)
         self._refuse_non_finite(loss)  # before a channel takes a step of its own
         self._count("loss_labels", loss)
-        return loss
+        if output.own_loss is None:
+            return loss
+        # Its mean over processes is the mean over the examples of the whole batch.
+        own = output.own_loss.sum() * processes() / share.examples
+        self._refuse_non_finite(own)
+        self._count("loss_own", own)
+        return loss + own
 
     def on_fit_start(self) -> None:
         """Refuse what fused tables, which step in every backward pass, would not see.

@@ -42,10 +42,13 @@ class Output:
     Attributes:
         logits: float32 [B, k], in the order of the architecture's tasks, as they are served.
         taps: named intermediate tensors [B, width]; always holds `penultimate`, the input of the serving head.
+        own_loss: float32 [B], what the model adds to the loss of each example's labels; None for nothing. Only in
+            training.
     """
 
     logits: Tensor
     taps: dict[str, Tensor]
+    own_loss: Tensor | None = None
 
 
 class Architecture(nn.Module, ABC):

@@ -102,7 +102,7 @@ def to_plain(value: Any) -> Any:
         plain = {}
         for field in dataclasses.fields(value):
             of_field = getattr(value, field.name)
-            if not (field.metadata.get("omitted") and of_field == field.default):
+            if not (field.metadata.get("omitted") and of_field == _default(field)):
                 plain[field.name] = to_plain(of_field)
         return plain
     if isinstance(value, dict):
@@ -110,6 +110,10 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [to_plain(item) for item in value]
     return value.name if isinstance(value, enum.Enum) else value
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def type_name(annotation: Any) -> str:

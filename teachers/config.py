@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from distill.config import OMITTED
 from distill.errors import UserError
 
 
@@ -133,6 +134,22 @@ class SurfaceConfig:
 
 
 @dataclass
+class OutcomeConfig:
+    """Learning from what came of the history's events (ours, `teachers.event_outcomes`).
+
+    Attributes:
+        weight: of the loss of an event's outcomes, where an example's own labels have 1; 0 for none of it.
+        hidden: units of the layer that predicts them.
+    """
+
+    weight: float = 0.0
+    hidden: int = 32
+
+    def __post_init__(self) -> None:
+        _at_least(self, "outcomes", {"weight": 0, "hidden": 1})
+
+
+@dataclass
 class GEMConfig:
     """GEM: a sequence tower over the history and a Wukong tower over features and the history's summaries.
 
@@ -152,6 +169,7 @@ class GEMConfig:
         summaries: what the towers tell each other.
         wukong: a layer of the tower over the features.
         surfaces: what is a surface's own.
+        outcomes: learning from what came of the history's events.
     """
 
     dim: int = 32
@@ -168,6 +186,7 @@ class GEMConfig:
     summaries: SummaryConfig = field(default_factory=SummaryConfig)
     wukong: WukongConfig = field(default_factory=WukongConfig)
     surfaces: SurfaceConfig = field(default_factory=SurfaceConfig)
+    outcomes: OutcomeConfig = field(default_factory=OutcomeConfig, metadata=OMITTED)
 
     @property
     def sequence_layers(self) -> int:
@@ -198,6 +217,11 @@ def _check_history(config: GEMConfig) -> None:
         raise UserError(
             f"options.interleave: got true with history_length {config.history_length} and layers {config.layers}, "
             "allowed: at least 1 of both"
+        )
+    if config.outcomes.weight and not config.history_length:
+        raise UserError(
+            f"options.outcomes.weight: got {config.outcomes.weight} with history_length 0, allowed: 0, since there are "
+            "no events"
         )
     if config.summaries.cls_tokens and not config.interleave:
         raise UserError(

@@ -26,6 +26,7 @@ from distill.schema import FeatureSchema
 from distill.seeding import seeded
 from kernels.embedding import EmbeddingTables
 from teachers.config import GEMConfig
+from teachers.event_outcomes import TOKENS, EventOutcomes
 from teachers.heads import TaskHeads
 from teachers.interest import Interest
 from teachers.modality import ModalityTower
@@ -94,6 +95,11 @@ class GEM(Architecture):
         if config.history_length and config.summaries.interests:
             self.interest = Interest(dim, config.summaries.interests)
             tokens += self.interest.tokens
+        self.outcome_weight = config.outcomes.weight
+        self.outcomes = None
+        if config.outcomes.weight:
+            self.outcomes = self._outcomes(dim, config.outcomes.hidden)
+            tokens += TOKENS
         form = InterleavedTowers if config.interleave else SeparateTowers
         self.towers: Towers = form(config, tokens)
         # From 0, so that the trunk starts on plain tokens and opens to the towers as they learn (ours).
@@ -111,6 +117,11 @@ class GEM(Architecture):
         }
         self.tap_widths = self._tap_widths(config, width)
 
+    def _outcomes(self, dim: int, hidden: int) -> EventOutcomes:
+        windows = [self.schema.tasks[task].window_ms for task in self.tasks]
+        domains, schema_tasks = len(self.schema.domains), len(self.schema.tasks)
+        return EventOutcomes(dim, hidden, domains, self.tasks, self.task_index, windows, schema_tasks)
+
     def _tap_widths(self, config: GEMConfig, cross: int) -> dict[str, int]:
         user = len(self.places["user"]) + bool(self.history_length)
         item = len(self.places["item"]) + len(self.content)
@@ -127,11 +138,18 @@ class GEM(Architecture):
             own.append(self.dense(batch.dense).unsqueeze(1))
         content = [] if self.modalities is None else [self.modalities.item_tokens(batch.content)]
         x = torch.cat(own + content, dim=1)
-        history = None
+        history = own_loss = None
         if past is not None and embedded.events is not None:
             history = self._history(batch, past, embedded.events, rows[:, self.item_place])
             if self.interest is not None:
                 x = torch.cat([x, self.interest(history.tokens, history.offsets, history.target)], dim=1)
+            if self.outcomes is not None:
+                told = self.outcomes(past, embedded.events, history.target, batch.domain)
+                x = torch.cat([x, told], dim=1)
+                if self.training:
+                    own_loss = self.outcome_weight * self.outcomes.loss(
+                        past, embedded.events, batch.timestamp
+                    )
         outputs, summary = self.towers(x, history)
         last = [outputs[-1]] if self.opening is None else [outputs[-1] * self.opening, outputs[0]]
         cross = torch.cat(last + summary, dim=1)
@@ -145,7 +163,7 @@ class GEM(Architecture):
         }
         taps |= {f"interaction_{n}": [out] for n, out in enumerate(outputs[1:], start=1)}
         flat = {name: _flat(parts) for name, parts in taps.items() if name in self.tap_widths}
-        return Output(self.heads(hidden, batch.domain), flat)
+        return Output(self.heads(hidden, batch.domain), flat, own_loss)
 
     def _history(self, batch: Batch, past: Events, items: Tensor, target: Tensor) -> History:
         content = []
@@ -160,6 +178,8 @@ class GEM(Architecture):
 
     def set_base_rates(self, rates: Mapping[str, Tensor]) -> None:
         self.heads.set_base_rates(rates)
+        if self.outcomes is not None:
+            self.outcomes.set_base_rates(rates)
 
 
 class Trunk(nn.Module):

@@ -224,7 +224,10 @@ class Bank(nn.Module):
         embedded = probe.scaled(embedded, factor)
         member = int(healthy.nonzero()[0])
         here = probe.taken(self._say(embedded, folded), slice(member * len(batch), (member + 1) * len(batch)))
-        if not probe.agree(self._alone(member, batch, factor), here):
+        alone = self._alone(member, batch, factor)
+        if alone.own_loss is not None:
+            raise self._refusal("adds a loss of its own, which a bank does not read")
+        if not probe.agree(alone, here):
             raise self._refusal("says something else in a bank than by itself")
         if not probe.rows_are_alone(self._say, embedded, folded, rows):
             raise self._refusal("says something else of a row when the others of its batch change")

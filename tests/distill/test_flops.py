@@ -198,6 +198,7 @@ def make_gem(**options: Any) -> Architecture:
 MODELS: dict[str, Callable[[], Architecture]] = {
     "attentive": Attentive,
     "gem": make_gem,
+    "gem with outcomes": lambda: make_gem(outcomes={"weight": 0.1}),
     "din": lambda: make_student("din", SCHEMA, activation="dice", attention=[4]),
     "dcn_v2": lambda: make_student("dcn_v2", SCHEMA, history_length=3, history_pooling="mean"),
 }
@@ -231,6 +232,17 @@ def test_a_batch_counts_as_its_rows_one_by_one(name: str) -> None:
     assert together == Flops(
         sum(row.forward for row in rows), sum(row.backward for row in rows), len(LENGTHS), sum(LENGTHS)
     )
+
+
+def test_layers_of_the_models_own_loss_are_counted() -> None:
+    model, batch = make_gem(outcomes={"weight": 0.1, "hidden": 5}), make_batch(SCHEMA, [3, 1], seed=1)
+    training, serving = count(model.train(), batch), count(model.eval(), batch)
+    tasks, surfaces = len(SCHEMA.tasks), len(SCHEMA.domains)
+    # An event's state through V, the hidden layer, the match of each task, the heads.
+    of_event = 8 * 8 + (3 * 8 + surfaces) * 5 + 8 * tasks + (5 + tasks) * tasks
+    assert training.forward - serving.forward == 2 * 4 * of_event
+    # The match is a product with a constant, which gets no gradient.
+    assert training.backward - serving.backward == 2 * 2 * 4 * of_event - 2 * 4 * 8 * tasks
 
 
 def test_flops_by_hand_without_look_ups() -> None:

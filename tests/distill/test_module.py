@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from distill.batch import Batch
 from distill.config import OptimizerConfig
 from distill.dataset import DataSet
+from distill.distributed.share import Share
 from distill.errors import NonFiniteError, UserError
 from distill.module import DistillModule
 from distill.protocols import Architecture, Output
@@ -72,6 +73,30 @@ def test_only_the_models_tasks_count(data: DataSet) -> None:
     known, y = batch.label_mask[:, 1].numpy(), batch.labels[:, 1].numpy()
     expected = (np.logaddexp(0, both[:, 1]) - y * both[:, 1])[known].mean()
     assert step(model, batch) == pytest.approx(expected, rel=1e-6)
+
+
+class WithOwn(Tiny):
+    """Adds 0, 1, 2, ... to the losses of the examples."""
+
+    def forward(self, batch: Batch) -> Output:
+        return replace(super().forward(batch), own_loss=torch.arange(float(len(batch))))
+
+
+def test_models_own_loss_is_added_as_a_mean_over_examples(data: DataSet) -> None:
+    batch = first_batch(data)
+    added = step(WithOwn(data.schema), batch) - step(Tiny(data.schema), batch)
+    assert added == pytest.approx((len(batch) - 1) / 2, rel=1e-5)
+
+
+def test_share_of_a_models_own_loss_is_that_of_the_whole_batchs_examples(
+    data: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes, the other one with three times as many examples: the mean of both counts each example once."""
+    batch = first_batch(data)
+    monkeypatch.setattr("distill.module.processes", lambda: 2)
+    monkeypatch.setattr("distill.module.share_of_labels", lambda mask: lambda: Share(None, 4 * len(batch)))
+    added = step(WithOwn(data.schema), batch) - step(Tiny(data.schema), batch)
+    assert added == pytest.approx(2 * sum(range(len(batch))) / (4 * len(batch)), rel=1e-5)
 
 
 def test_losses_of_all_channels_are_added(data: DataSet) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
+from distill.config import OMITTED
 from distill.findings import Findings
 from distill.strict_yaml import Document
 from distill.structured import INVALID, build, checked, to_plain, type_name
@@ -138,3 +139,27 @@ def test_what_is_built_twice_is_equal_and_shares_nothing() -> None:
     first.part.names.append("b")
     assert build(Whole, content).part.names == ["a"]
     assert build(Whole, {"either": 1}).either == 1 and build(Whole, {"either": "1"}).either == "1"
+
+
+@dataclass
+class Grown:
+    """A class that got two fields after there were configs."""
+
+    size: int = 1
+    later: int = field(default=0, metadata=OMITTED)
+    part: Part = field(default_factory=lambda: Part(2), metadata=OMITTED)
+
+
+@pytest.mark.parametrize(
+    ("content", "plain"),
+    [
+        ({}, {"size": 1}),
+        ({"later": 0, "part": {"size": 2}}, {"size": 1}),
+        ({"later": 3}, {"size": 1, "later": 3}),
+        ({"part": {"size": 4}}, {"size": 1, "part": {"size": 4, "names": []}}),
+    ],
+)
+def test_fields_that_came_later_are_not_spoken_of_at_their_defaults(
+    content: dict[str, Any], plain: Any
+) -> None:
+    assert to_plain(build(Grown, content)) == plain

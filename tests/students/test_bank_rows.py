@@ -62,6 +62,14 @@ class OfLargest(DeepFM):
         return Output(output.logits + 0.01 * output.logits.max(), output.taps)
 
 
+class WithOwnLoss(DeepFM):
+    """Adds to the loss of its labels."""
+
+    def forward(self, batch: Batch) -> Output:
+        output = super().forward(batch)
+        return Output(output.logits, output.taps, output.logits.square().sum(1))
+
+
 class OfEvents(DIN):
     """Its history pools all the batch's events."""
 
@@ -95,6 +103,11 @@ def test_rows_that_know_each_other_are_refused(data: DataSet, architecture: type
 def test_events_that_know_those_of_other_rows_are_refused(data: DataSet) -> None:
     with pytest.raises(UserError, match="bank: OfEvents says something else of a row when the others"):
         bank_of(data, OfEvents, TWINS, "din").step(first_batch(data))
+
+
+def test_a_loss_of_its_own_is_refused(data: DataSet) -> None:
+    with pytest.raises(UserError, match="bank: WithOwnLoss adds a loss of its own"):
+        bank_of(data, WithOwnLoss, TWINS).step(first_batch(data))
 
 
 def test_a_batch_norm_without_state_is_refused(data: DataSet) -> None:

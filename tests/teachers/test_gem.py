@@ -75,6 +75,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "wukong": {"wukong": {**SMALL["wukong"], "attentive": True, "cross_layer": True}},
     "surfaces": {"surfaces": {"norm": True, "experts": 3, "heads": True}},
     "conditional": {"conditional": {"conversion": "click"}},
+    "outcomes": {"layers": 0, "outcomes": {"weight": 0.5, "hidden": 6}},
     "interleaved": {"interleave": True},
     "all": {
         "interleave": True,
@@ -85,6 +86,7 @@ FORMS: dict[str, dict[str, Any]] = {
         "summaries": {"cls_tokens": 2, "seeds": 2, "features": 3, "interests": 1, "gates": True},
         "surfaces": {"norm": True, "experts": 2, "heads": True},
         "conditional": {"conversion": "click"},
+        "outcomes": {"weight": 0.5},
     },
 }
 forms = pytest.mark.parametrize("options", FORMS.values(), ids=FORMS)
@@ -104,7 +106,7 @@ def test_logits_and_taps_have_their_widths_and_train(lengths: list[int], options
 
 
 @pytest.mark.parametrize(
-    "form", ["defaults", "first form", "pyramid", "window", "conditional", "interleaved", "all"]
+    "form", ["defaults", "first form", "pyramid", "window", "conditional", "outcomes", "interleaved", "all"]
 )
 def test_every_parameter_and_table_is_trained(form: str) -> None:
     """A few steps: some blocks start behind a gate of zero, or two, and learn from the step after it opens."""
@@ -117,7 +119,9 @@ def test_every_parameter_and_table_is_trained(form: str) -> None:
     adam = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(4):
         adam.zero_grad()
-        label_loss(model(batch).logits, batch.labels, batch.label_mask).backward()
+        output = model(batch)
+        own = 0.0 if output.own_loss is None else output.own_loss.mean()
+        (label_loss(output.logits, batch.labels, batch.label_mask) + own).backward()
         adam.step()
     assert [name for name, p in model.named_parameters() if torch.equal(p, start[name])] == []
     after = model.tables.export()
@@ -131,6 +135,17 @@ def test_permuting_examples_permutes_logits(options: dict[str, Any]) -> None:
     order = [3, 1, 4, 0, 2]
     moved = replace(reordered(batch, order), domain=batch.domain[order], timestamp=batch.timestamp[order])
     torch.testing.assert_close(model(moved).logits, model(batch).logits[order])
+
+
+def test_outcomes_of_events_are_learnt_from_in_training_alone() -> None:
+    schema = schema_of()
+    model, batch = make_gem(schema, **FORMS["outcomes"]), make_batch(schema, LENGTHS, seed=1)
+    assert model.outcomes is not None and batch.history is not None
+    events = model.tables(batch.sparse, batch.history.item).events
+    assert events is not None
+    expected = 0.5 * model.outcomes.loss(batch.history, events, batch.timestamp)
+    torch.testing.assert_close(model(batch).own_loss, expected)
+    assert model.eval()(batch).own_loss is None
 
 
 def test_history_matters_and_without_its_length_it_does_not() -> None:
@@ -254,6 +269,12 @@ def test_same_seed_same_teacher() -> None:
         ),
         ({"interleave": True, "sequence": {"pool_early": True}}, "options.sequence.pool_early: got true"),
         ({"surfaces": {"experts": -1}}, "options.surfaces.experts: got -1"),
+        ({"outcomes": {"weight": -0.1}}, "options.outcomes.weight: got -0.1, allowed: at least 0"),
+        ({"outcomes": {"hidden": 0}}, "options.outcomes.hidden: got 0"),
+        (
+            {"outcomes": {"weight": 0.1}, "history_length": 0},
+            "options.outcomes.weight: got 0.1 with history_length 0, allowed: 0",
+        ),
         ({"history_length": -1}, "options.history_length: got -1"),
         ({"mlp": []}, r"options.mlp: got \[\], allowed: at least one width"),
         ({"mlp": [8, 0]}, r"options.mlp: got \[8, 0\]"),
