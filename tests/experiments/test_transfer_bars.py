@@ -187,7 +187,10 @@ def test_ah_that_loses_leaves_twice_undefined(tmp_path: Path) -> None:
     assert (row["verdict"], row["ratio"]) == ("undefined", None)
 
 
-WIDE = {"ah_surfaces": 0.5, "single_surfaces": 0.4, "labels_surfaces": 0.6, "all_surfaces": 0.15}
+WIDE = {
+    **{"ah_surfaces": 0.5, "single_surfaces": 0.4, "labels_surfaces": 0.6},
+    **{"all_surfaces": 0.15, "all_corrected": 0.12},
+}
 
 
 @pytest.fixture(scope="module")
@@ -201,12 +204,12 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], Row]
     return {(row["bar"], row["channel"], row["against"]): row for row in rows if row["measure"] == "ne"}
 
 
-@pytest.mark.parametrize("whole", ["all", "all_surfaces"])
+@pytest.mark.parametrize("whole", ["all", "all_surfaces", "all_corrected"])
 @pytest.mark.parametrize(
     ("bar", "against", "times"),
     [("twice", "ah", 2), ("twice_single", "single", 2), ("over_rawid", "rawid", 1)],
 )
-def test_both_wholes_are_judged(
+def test_every_whole_is_judged(
     wide: dict[tuple[str, ...], Row], whole: str, bar: str, against: str, times: int
 ) -> None:
     row, noise = wide[bar, whole, against], NOISE | WIDE
@@ -225,6 +228,8 @@ def test_both_wholes_are_judged(
         ("ah_surfaces", "ah"),
         ("all_surfaces", "labels_surfaces"),
         ("all_surfaces", "single_surfaces"),
+        ("all_corrected", "labels_surfaces"),
+        ("all_corrected", "single_surfaces"),
     ],
 )
 def test_other_surfaces_rows_over_none_and_over_their_labels(
@@ -235,12 +240,13 @@ def test_other_surfaces_rows_over_none_and_over_their_labels(
     assert row["value"] == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("whole", ["all_surfaces", "all_corrected"])
 @pytest.mark.parametrize("against", ["none", "ah"])
-def test_the_second_whole_is_judged_on_small_verticals(
-    wide: dict[tuple[str, ...], Row], against: str
+def test_wholes_on_other_rows_are_judged_on_small_verticals(
+    wide: dict[tuple[str, ...], Row], whole: str, against: str
 ) -> None:
-    row = wide["small_verticals", "all_surfaces", against]
-    expected = pooled(NOISE[against], "ne") - pooled(WIDE["all_surfaces"], "ne")
+    row = wide["small_verticals", whole, against]
+    expected = pooled(NOISE[against], "ne") - pooled(WIDE[whole], "ne")
     assert row["value"] == pytest.approx(expected, abs=1e-6)
 
 
@@ -255,7 +261,7 @@ def test_twice_what_single_loses_is_undefined(tmp_path: Path) -> None:
 
 LAGS = {0: (0.70, 0.70), 1: (0.90, 0.80), 3: (1.15, 0.75)}
 """Lag to the errors of a teacher as it is and of a corrected one."""
-PAIRS = [("ah", "ah_adapter"), ("single_surfaces", "adapter_surfaces")]
+PAIRS = [("ah", "ah_adapter"), ("single_surfaces", "adapter_surfaces"), ("all_surfaces", "all_corrected")]
 
 
 def by_lag(folder: Path, pair: tuple[str, str] = PAIRS[0], **cell: Any) -> dict[tuple[Any, ...], Row]:

@@ -30,7 +30,8 @@ STUDENTS = [path for path in FILES if path.parent.name == "students"]
 TEACHERS = [path for path in FILES if path.parent.name == "teachers"]
 TUNINGS = [path for path in FILES if path.parent.name == "tuning"]
 FORMS = [path for path in FILES if path.parent.name == "ablation" and path.stem.startswith("form_")]
-ABLATIONS = [path for path in FILES if path.parent.name == "ablation" and path not in FORMS]
+OUTCOMES = [path for path in FILES if path.parent.name == "ablation" and path.stem.startswith("outcomes_")]
+ABLATIONS = [path for path in FILES if path.parent.name == "ablation" and path not in [*FORMS, *OUTCOMES]]
 SCALINGS = [path for path in FILES if path.parent.name == "scaling"]
 HISTORIES = [path for path in FILES if path.parent.name == "history"]
 EFFICIENCIES = [path for path in FILES if path.parent.name == "efficiency"]
@@ -38,7 +39,7 @@ TRANSFERS = [path for path in FILES if path.parent.name == "transfer"]
 SURFACES = [path for path in FILES if path.parent.name == "surfaces"]
 DENSE = [path for path in FILES if path.parent.name == "dense"]
 STUDIES = [
-    *(*TUNINGS, *ABLATIONS, *FORMS, *SCALINGS, *HISTORIES, *EFFICIENCIES, *TRANSFERS, *SURFACES),
+    *(*TUNINGS, *ABLATIONS, *FORMS, *OUTCOMES, *SCALINGS, *HISTORIES, *EFFICIENCIES, *TRANSFERS, *SURFACES),
     *DENSE,
 ]
 EXPERIMENT_FILES = [path for path in FILES if path not in [*STUDENTS, *TEACHERS, *STUDIES]]
@@ -124,6 +125,24 @@ def test_the_form_that_the_ablation_left_runs_with_the_settings_it_chose(path: P
     assert "teacher.options" not in study.variants["gem"].set  # the defaults are what is asked about
     for name in study.variants:
         loaded(study, root, study.arguments(name, {}))
+
+
+@pytest.mark.parametrize("path", OUTCOMES, ids=lambda path: path.name)
+def test_outcomes_ask_about_one_option_of_the_form_and_give_equal_trials(path: Path, root: Path) -> None:
+    study = read_ablation(path)
+    form = read_ablation(path.with_name(path.name.replace("outcomes", "form")))
+    assert study.data == form.data and study.peers == (["din", "dcn_v2"] if study.data == "simulator" else [])
+    assert {len(study.variants[name].trials) for name in study.tuned} == {4}
+    for name in study.tuned:
+        first = study.variants[name].trials[0]
+        mine, theirs = (
+            loaded(of, root, of.arguments(name, {name: trial})) for of, trial in ((study, first), (form, {}))
+        )
+        if name == "gem":
+            assert mine.options.pop("outcomes") == {"weight": 0.1, "hidden": 32}
+        assert mine == theirs
+    without = loaded(study, root, study.arguments("no_outcomes", {"gem": study.variants["gem"].trials[0]}))
+    assert without == loaded(form, root, form.arguments("gem", {}))
 
 
 @pytest.mark.parametrize("path", DENSE, ids=lambda path: path.name)
@@ -218,8 +237,11 @@ def test_surfaces(path: Path, root: Path) -> None:
         name for name, of in mine.channels.items() if any(o.get("other_surfaces") for o in of.values())
     }
     assert set(mine.channels) - with_others == {"none", "single", "ah", "rawid", "all"}
-    assert {"labels_surfaces", "ah_surfaces", "single_surfaces", "all_surfaces"} <= with_others
+    assert with_others == {f"{name}_surfaces" for name in ("labels", "ah", "single", "adapter", "all")} | {
+        "all_corrected"
+    }
     assert set(mine.channels["all_surfaces"]) == {"single", "adapter", "repr", "sharing"}
+    assert set(mine.channels["all_corrected"]) == {"adapter", "repr", "sharing"}
     for one, other in zip(mine.students, theirs.students, strict=False):
         assert (one.options, one.optimizer) == (other.options, other.optimizer)
 

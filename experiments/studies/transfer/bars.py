@@ -55,9 +55,11 @@ _WITH_OTHERS = (
     ("ah_surfaces", _AH),
     ("all_surfaces", _LABELS),
     ("all_surfaces", _SURFACES),
+    ("all_corrected", _LABELS),
+    ("all_corrected", _SURFACES),
 )
 # A corrected teacher and, in the same place, the teacher as it is.
-_CORRECTED = ((_ADAPTER, _AH), ("adapter_surfaces", _SURFACES))
+_CORRECTED = ((_ADAPTER, _AH), ("adapter_surfaces", _SURFACES), ("all_corrected", "all_surfaces"))
 
 Verdict = Callable[[Estimate], str]
 
