@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
+from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -42,8 +43,7 @@ def write_part(folder: Path, state: Any) -> None:
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     try:
         with _alone():
-            whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-            dcp.save(whole, storage_writer=writer, no_dist=True)
+            dcp.save(_separate(tensors), storage_writer=writer, no_dist=True)
     except CheckpointException as error:
         raise _first(error) from error
 
@@ -62,6 +62,19 @@ def read_part(folder: Path) -> Any:
     with _alone():
         dcp.load(tensors, storage_reader=reader, no_dist=True)
     return put_together(json.loads((folder / TREE).read_text()), tensors)
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without gaps, a memory of its own for each: safetensors refuses others, such as the ids that the
+    members of a bank recorded of one batch."""
+    separate: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        whole = tensor.contiguous()
+        memory = whole.untyped_storage().data_ptr()
+        separate[name] = whole.clone() if memory in seen else whole
+        seen.add(memory)
+    return separate
 
 
 @contextmanager

@@ -42,6 +42,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+IDS = np.arange(6)
 STATE: dict[Any, Any] = {
     "weights": {"a.b": torch.randn(2, 3), "empty": torch.empty(0, 4), "number": torch.tensor(3.5)},
     0: {"step": torch.tensor(2), "betas": (0.9, 0.999)},
@@ -50,6 +51,7 @@ STATE: dict[Any, Any] = {
     "bytes": torch.get_rng_state(),
     "array": np.arange(4, dtype=np.uint32),
     "view": torch.arange(6).view(2, 3).t(),
+    "one memory": [IDS, IDS, IDS[2:]],
 }
 
 
