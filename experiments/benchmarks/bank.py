@@ -22,7 +22,6 @@ No figure is printed while the bank's tests are red.
 from __future__ import annotations
 
 import argparse
-import csv
 import gc
 import json
 import os
@@ -37,13 +36,14 @@ from tempfile import TemporaryDirectory
 import torch
 
 from experiments.benchmarks.bank_work import Work
-from experiments.benchmarks.stream import machine
+from experiments.benchmarks.results import machine, save
+from experiments.pipeline.environment import ROOT
+from experiments.studies.green import tests_pass
 
-ROOT = Path(__file__).parents[2]
 TESTED = (
-    "kernels/test_wide_tables",
+    "tests/kernels/test_wide_tables.py",
     *(
-        f"students/test_bank{part}"
+        f"tests/students/test_bank{part}.py"
         for part in ("", "_adapter", "_days", "_fields", "_freezing", "_members", "_rows")
     ),
 )
@@ -150,22 +150,6 @@ def _line(
     return dict(zip(COLUMNS, values, strict=True))
 
 
-def tests_pass() -> bool:
-    """True when the bank's tests are green."""
-    tests = [f"tests/{name}.py" for name in TESTED]
-    return subprocess.run([sys.executable, "-m", "pytest", "-q", *tests], cwd=ROOT).returncode == 0
-
-
-def save(table: list[dict[str, object]]) -> Path:
-    """Write experiments/results/bank_<machine>.csv."""
-    path = ROOT / "experiments" / "results" / f"bank_{machine()}.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(table)
-    return path
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -182,12 +166,12 @@ def main() -> int:
     if options.one:
         print(json.dumps(measure_here(options)))
         return 0
-    if not tests_pass():
+    if not tests_pass(TESTED):
         print("The bank's tests fail, so there is no figure to show.", file=sys.stderr)
         return 1
     table = lines(options)
     if options.save:
-        print(save(table))
+        print(save(f"bank_{machine()}", COLUMNS, table))
     return 0
 
 

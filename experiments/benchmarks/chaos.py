@@ -13,7 +13,6 @@ faults it says what was damaged. Rows are counted in logs and predictions by exa
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import signal
 import sys
@@ -27,10 +26,10 @@ from typing import Any
 import numpy as np
 import yaml
 
+from experiments.benchmarks.results import save
 from experiments.benchmarks.victims import Ended, content, put_back, rows, run
 
 COLUMNS = ("component", "fault", "moment", "identical", "rows_lost", "rows_doubled")
-ROOT = Path(__file__).resolve().parents[2]
 
 EXPERIMENT: dict[str, Any] = {
     "name": "chaos",
@@ -245,14 +244,6 @@ def _write(path: Path, settings: dict[str, Any]) -> Path:
     return path
 
 
-def save(table: list[Row], path: Path) -> None:
-    """Write the table."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows([getattr(row, name) for name in COLUMNS] for row in table)
-
-
 def main() -> int:
     from experiments.benchmarks.chaos_faults import faults
 
@@ -272,7 +263,7 @@ def main() -> int:
             table.append(row)
             print(*(getattr(row, name) for name in COLUMNS), sep="  ", flush=True)
     if options.save:
-        save(table, ROOT / "experiments" / "results" / "chaos.csv")
+        print(save("chaos", COLUMNS, map(vars, table)))
     bad = [row for row in table if not row.identical or row.rows_lost or row.rows_doubled]
     print(f"{len(table) - len(bad)} of {len(table)} identical")
     return 1 if bad else 0

@@ -12,7 +12,6 @@ table goes to experiments/results/latency_<machine>.csv.
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import subprocess
 import sys
@@ -30,7 +29,7 @@ from torchrec import KeyedJaggedTensor
 from distill.batch import Batch, Events
 from distill.protocols import Architecture
 from distill.schema import FeatureSchema
-from experiments.benchmarks.stream import machine
+from experiments.benchmarks.results import machine, save
 from experiments.benchmarks.synthetic import make_batch, make_schema
 from experiments.pipeline.environment import ROOT
 from experiments.studies.green import tests_pass
@@ -156,16 +155,6 @@ def verdict(rows: list[dict[str, object]]) -> list[str]:
     return lines
 
 
-def save(rows: list[dict[str, object]]) -> Path:
-    """Write the table where it is committed."""
-    path = ROOT / "experiments" / "results" / f"latency_{machine()}.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -187,7 +176,7 @@ def main() -> int:
             print("".join(f"{value!s:>17}" for value in rows[-1].values()), flush=True)
     print("\n".join(verdict(rows)))
     if options.save:
-        print(save(rows))
+        print(save(f"latency_{machine()}", COLUMNS, rows))
     return 0
 
 

@@ -19,7 +19,6 @@ No figure is printed while the tests of tables and of training together are red.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import subprocess
 import sys
@@ -30,10 +29,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from experiments.benchmarks.processes_work import Sharing, measure_here
-from experiments.benchmarks.stream import machine
+from experiments.benchmarks.results import machine, save
+from experiments.pipeline.environment import ROOT
 from experiments.studies.green import tests_pass
 
-ROOT = Path(__file__).parents[2]
 TESTED = ("tests/kernels/test_embedding_sharding.py", "tests/distill/test_distributed.py")
 COLUMNS = ("processes", "tables", "dense", "batch", "rows_per_s", "speedup", "cpu_us_per_row", "waiting")
 ALONE = Sharing("row_wise", "ddp")
@@ -110,16 +109,6 @@ def _rate(figure: dict[str, float]) -> float:
     return figure["rows"] / figure["seconds"]
 
 
-def save(table: list[dict[str, Any]]) -> Path:
-    """Write experiments/results/processes_<machine>.csv."""
-    path = ROOT / "experiments" / "results" / f"processes_{machine()}.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(table)
-    return path
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -143,7 +132,7 @@ def main() -> int:
     for line in (dict(zip(COLUMNS, COLUMNS, strict=True)), *table):
         print("".join(f"{value:>16}" for value in line.values()))
     if options.save:
-        print(save(table))
+        print(save(f"processes_{machine()}", COLUMNS, table))
     return 0
 
 

@@ -10,10 +10,6 @@ stream and history run first, and the table goes to experiments/results/stream_<
 from __future__ import annotations
 
 import argparse
-import csv
-import platform
-import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -27,8 +23,11 @@ from distill.dataset import DataSet, prepare
 from distill.history import EventStore
 from distill.progress import progress_on
 from distill.stream import DayStream
+from experiments.benchmarks.results import machine, save
+from experiments.pipeline.environment import ROOT
+from experiments.studies.green import tests_pass
 
-ROOT = Path(__file__).parents[2]
+TESTED = tuple(f"tests/distill/test_{name}.py" for name in ("history", "stream", "stream_refuses"))
 KUAIRAND = ROOT.parent / "shared" / "data" / "kuairand_pure"
 COLUMNS = (
     "data",
@@ -79,34 +78,9 @@ def measure(data: DataSet, options: argparse.Namespace) -> dict[str, object]:
     return dict(zip(COLUMNS, (data.source, *sizes, *(f"{ms:.3f}" for ms in times)), strict=True))
 
 
-def machine() -> str:
-    """A short name of the processor, such as `intel_xeon`."""
-    info = Path("/proc/cpuinfo")
-    model = re.search(r"model name\s*: (.*)", info.read_text()) if info.is_file() else None
-    words = re.sub(
-        r"\(R\)|\(TM\)|@.*|\b(CPU|Processor)\b", " ", model.group(1) if model else platform.machine()
-    )
-    return "_".join(re.findall(r"[a-z0-9]+", words.lower()))
-
-
 def _drain(stream: DayStream) -> None:
     for _ in stream:
         pass
-
-
-def _tests_pass() -> bool:
-    tests = [f"tests/distill/test_{name}.py" for name in ("history", "stream", "stream_refuses")]
-    return subprocess.run([sys.executable, "-m", "pytest", "-q", *tests], cwd=ROOT).returncode == 0
-
-
-def _save(rows: list[dict[str, object]]) -> Path:
-    path = ROOT / "experiments" / "results" / f"stream_{machine()}.csv"
-    path.parent.mkdir(exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
 
 
 def main() -> int:
@@ -123,7 +97,7 @@ def main() -> int:
     parser.add_argument("--save", action="store_true", help="write experiments/results/stream_<machine>.csv")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.save and not _tests_pass():
+    if options.save and not tests_pass(TESTED):
         print("The tests fail, so there is no figure to save.", file=sys.stderr)
         return 1
     sources = [DataConfig(source="simulator")] if options.simulator else []
@@ -133,7 +107,7 @@ def main() -> int:
     for line in [COLUMNS, *(row.values() for row in rows)]:
         print("".join(f"{value:>12}" for value in line))
     if options.save:
-        print(_save(rows))
+        print(save(f"stream_{machine()}", COLUMNS, rows))
     return 0
 
 

@@ -19,7 +19,6 @@ writes experiments/results/survive_<machine>.csv.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import multiprocessing
 import signal
@@ -36,9 +35,9 @@ import yaml
 from scipy.special import stdtrit
 from scipy.stats import linregress
 
-from experiments.benchmarks.stream import machine
+from experiments.benchmarks.results import machine, save
+from experiments.pipeline.environment import ROOT
 
-ROOT = Path(__file__).parents[2]
 COLUMNS = ("measure", "day", "value", "low", "high", "unit", "bar", "met")
 WARM = 2
 """Days in which libraries, buffers and histories reach their size."""
@@ -206,16 +205,6 @@ def line(measure: str, value: float, unit: str, **more: Any) -> Line:
     return dict.fromkeys(COLUMNS, "") | {"measure": measure, "value": value, "unit": unit} | more
 
 
-def save(table: list[Line]) -> Path:
-    """Write experiments/results/survive_<machine>.csv."""
-    path = ROOT / "experiments" / "results" / f"survive_{machine()}.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows({name: _short(value) for name, value in one.items()} for one in table)
-    return path
-
-
 def _short(value: Any) -> Any:
     return f"{value:.4g}" if isinstance(value, float) else value
 
@@ -242,7 +231,8 @@ def main() -> int:
                 table.append(one)
                 print(*(f"{_short(value)!s:>18}" for value in one.values()), flush=True)
     if options.save:
-        print(save(table))
+        rows = [{name: _short(value) for name, value in one.items()} for one in table]
+        print(save(f"survive_{machine()}", COLUMNS, rows))
     return 0 if all(one["met"] in ("", True) for one in table) else 1
 
 

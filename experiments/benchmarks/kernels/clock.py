@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from experiments.benchmarks import stream
+from experiments.benchmarks import results
 from experiments.benchmarks.kernels.case import Case, attempt
 
 LEAST, MOST = 3, 200
@@ -87,7 +87,7 @@ class Floor:
 def machine(device: str) -> str:
     """A short name of the processor that computes."""
     if device == "cpu":
-        return stream.machine()
+        return results.machine()
     return "_".join(re.findall(r"[a-z0-9]+", torch.cuda.get_device_name().lower()))
 
 

@@ -20,10 +20,22 @@ from itertools import product
 from pathlib import Path
 
 from experiments.benchmarks.peers.environments import interpreter
-from experiments.benchmarks.peers.table import DENSE, OURS, OURS_LOOP, PLAIN, Run, bars, lines, save, show
+from experiments.benchmarks.peers.table import (
+    COLUMNS,
+    DENSE,
+    OURS,
+    OURS_LOOP,
+    PLAIN,
+    Run,
+    bars,
+    lines,
+    rows,
+    show,
+)
 from experiments.benchmarks.peers.work import LEARNING_RATES, MODELS
+from experiments.benchmarks.results import save
+from experiments.pipeline.environment import ROOT
 
-ROOT = Path(__file__).parents[3]
 TESTED = ("tests/students", "tests/kernels/test_embedding.py", "tests/distill/test_stream.py")
 # Name in the table to runner; a peer's runner needs the peer's own interpreter.
 RUNNERS = {
@@ -117,9 +129,7 @@ def main() -> None:
     for model in settings.models:
         print(*bars(table, model), sep="\n")
     if settings.save:
-        path = ROOT / "experiments" / "results" / f"peers_{settings.machine}.csv"
-        save(table, path)
-        print(path.relative_to(ROOT))
+        print(save(f"peers_{settings.machine}", COLUMNS, rows(table)))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from statistics import median
 
 OURS = "gem-distill"
@@ -56,6 +54,9 @@ class Line:
     ratio_ours: float
     model_ratio_ours: float
     learning_rate: float | None
+
+
+COLUMNS = tuple(field.name for field in fields(Line))
 
 
 def lines(runs: list[Run]) -> list[Line]:
@@ -138,15 +139,9 @@ def show(table: list[Line]) -> str:
     return "\n".join(text)
 
 
-def save(table: list[Line], path: Path) -> None:
-    """Write the table as CSV."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Line)], lineterminator="\n")
-        writer.writeheader()
-        for line in table:
-            row = asdict(line)
-            writer.writerow({name: _rounded(value) for name, value in row.items()})
+def rows(table: list[Line]) -> list[dict[str, object]]:
+    """The table as it is written: column to value."""
+    return [{name: _rounded(value) for name, value in asdict(line).items()} for line in table]
 
 
 def _rounded(value: object) -> object:
