@@ -3,11 +3,13 @@
     python -m experiments.benchmarks.chaos              # prints the table; --kills 10 a component by default
     python -m experiments.benchmarks.chaos --save       # and writes experiments/results/chaos.csv
 
+`torchrun` is the whole experiment by two processes (`chaos_together`), the other components are commands of their own.
 Every trial begins with the folder as the step before left it, disturbs one command, and repeats it in peace. A row is
 `identical` when the repeated command says that all went well, and the files that others read (predictions, parameters,
 logs, tables) are, byte for byte, those of a run that nothing disturbed. A fault that is no kill must also be told in
-words, without a traceback. `moment` is the share of the undisturbed command's time after which it was killed; for other
-faults it says what was damaged. Rows are counted in logs and predictions by example id.
+words, without a traceback. `moment` is the share of the undisturbed command's time after which it was killed, under
+torchrun of its files; for other faults it says what was damaged. Rows are counted in logs and predictions by their
+example ids.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import numpy as np
 import yaml
 
 from experiments.benchmarks.results import save
-from experiments.benchmarks.victims import Ended, content, put_back, rows, run
+from experiments.benchmarks.victims import SOONER, Ended, content, put_back, rows, run
 
 COLUMNS = ("component", "fault", "moment", "identical", "rows_lost", "rows_doubled")
 
@@ -56,7 +58,6 @@ EXPERIMENT: dict[str, Any] = {
     "wandb": {"enabled": False},
     "workers": 1,
 }
-_SOONER = 0.7
 
 TRIALS = {
     "teacher": [{"teacher.optimizer.learning_rate": 0.001}],
@@ -116,7 +117,7 @@ class Chaos:
             names: of `teacher`, `log`, `students`, `bank` and `study`; a step needs those before it.
         """
         found: dict[str, Component] = {}
-        alone, banked = self._experiment("alone", bank=1), self._experiment("banked", bank=16)
+        alone, banked = self.experiment("alone", bank=1), self.experiment("banked", bank=16)
         for name, verb, config in (
             ("teacher", "teacher", alone),
             ("log", "log", alone),
@@ -136,7 +137,7 @@ class Chaos:
     def warm_up(self) -> None:
         """Do what only the first command does, so that the times of the others are those of their repetitions: the data
         are prepared, the imports done."""
-        self.in_peace(["teacher", str(self._experiment("first"))])
+        self.in_peace(["teacher", str(self.experiment("first"))])
 
     def killed(self, component: Component, share: float, number: int = signal.SIGKILL) -> Row:
         """End a command by a signal, and repeat it.
@@ -151,7 +152,7 @@ class Chaos:
             ended = run(component.arguments, self.log, share * component.seconds, number)
             if ended.code:
                 break
-            share *= _SOONER
+            share *= SOONER
         told = ended.code == -number or _in_words(ended)
         return self._row(component, signal.Signals(number).name, f"{share:.3f}", told)
 
@@ -206,13 +207,14 @@ class Chaos:
         put_back(folder, after)
         return Component(name, arguments, folder, before, after, seconds)
 
-    def _experiment(self, name: str, **changes: Any) -> Path:
+    def experiment(self, name: str, **changes: Any) -> Path:
+        """Write EXPERIMENT with changes of its first level; it runs in the folder of that name."""
         data = EXPERIMENT["data"] | {"cache": str(self.folder / "data")}
         settings = EXPERIMENT | {"output": str(self.folder / name), "data": data} | self.changes | changes
         return _write(self.folder / f"{name}.yaml", settings)
 
     def _study(self) -> Path:
-        experiment = self._experiment("trials")
+        experiment = self.experiment("trials")
         study = {
             "experiment": str(experiment),
             "output": str(self.folder / "study" / "runs"),
@@ -246,6 +248,7 @@ def _write(path: Path, settings: dict[str, Any]) -> Path:
 
 def main() -> int:
     from experiments.benchmarks.chaos_faults import faults
+    from experiments.benchmarks.chaos_together import kills_together
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -259,7 +262,9 @@ def main() -> int:
         chaos = Chaos(Path(folder))
         chaos.warm_up()
         components = chaos.components(("teacher", "log", "students", "bank", "study"))
-        for row in chain(kills(chaos, components, options.kills, options.seed), faults(chaos, components)):
+        killed = kills(chaos, components, options.kills, options.seed)
+        together = kills_together(chaos, options.kills, options.seed)
+        for row in chain(killed, faults(chaos, components), together):
             table.append(row)
             print(*(getattr(row, name) for name in COLUMNS), sep="  ", flush=True)
     if options.save:

@@ -20,8 +20,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-_SECONDS = 300
+SECONDS = 300
 """No command takes longer; one that does hangs."""
+
+SOONER = 0.7
+"""Share of a moment at which it is tried again, when the command was faster than before and had ended by then."""
 
 _LEFT = (".parquet", ".safetensors", ".csv")
 """What a later step or a reader takes from a folder."""
@@ -86,10 +89,10 @@ def started(
         process.join(signal_after)
         if process.pid is not None and process.exitcode is None:
             os.kill(process.pid, number)
-    process.join(_SECONDS)
+    process.join(SECONDS)
     if process.exitcode is None:
         process.kill()
-        raise TimeoutError(f"{function.__name__}{arguments}: not ended after {_SECONDS} s")
+        raise TimeoutError(f"{function.__name__}{arguments}: not ended after {SECONDS} s")
     (log,) = (argument for argument in arguments if isinstance(argument, Path))
     return Ended(process.exitcode, log.read_text() if log.is_file() else "", time.monotonic() - began)
 
@@ -104,6 +107,31 @@ def command(arguments: list[str], log: Path, largest_file: int | None = None) ->
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
     sys.exit(main(arguments))
+
+
+def family(pid: int) -> list[int]:
+    """A process, and all that it and those below it have started: the nearer ones first, then the older ones."""
+    found = [pid]
+    for parent in found:
+        found += _children(parent)
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    """Processes that any thread of a process has started; none where it has ended."""
+    try:
+        lists = [(thread / "children").read_text() for thread in Path(f"/proc/{pid}/task").iterdir()]
+    except OSError:
+        return []
+    return sorted(int(child) for text in lists for child in text.split())
+
+
+def alive(pid: int) -> bool:
+    """True while a process runs; not when it has ended and only its exit code waits to be asked for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def put_back(stage: Path, folder: Path) -> None:

@@ -3,17 +3,19 @@ students.
 
 The first process does what `distill run` always does, and calls the others through torchrun's store. To train the
 teacher all of them form a process group for that training, and the first one alone writes files. Domain teachers and
-students are small: they are dealt out, and each process trains its own by itself. Logs are jobs of the first process.
-All processes need the same run folder and cache, also on several machines.
+students are small: they are dealt out, and each process trains its own by itself, bit for bit as one process would all
+of them. Logs are jobs of the first process. All processes need the same run folder and cache, also on several machines.
 
 When one of them fails, torchrun ends all; with `--max-restarts` it starts them again, and they go on from the newest
-checkpoint.
+checkpoint. When torchrun itself is killed, they stop.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,6 +90,7 @@ class TogetherRunner:
         self._meeting, self._store, self._called = meeting, meeting.store(), 0
 
     def __enter__(self) -> TogetherRunner:
+        stop_with_torchrun()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -135,6 +138,7 @@ def follow(meeting: Meeting, loaded: LoadedConfig, final: bool) -> None:
         loaded: the experiment.
         final: as the first process was told.
     """
+    stop_with_torchrun()
     store, number = meeting.store(), 0
     while (call := _next(store, number))[0] != _END:
         verb, trainings = call
@@ -149,6 +153,19 @@ def follow(meeting: Meeting, loaded: LoadedConfig, final: bool) -> None:
             _train_share(meeting, jobs, "share", workers, NoProgress())
             store.set(_done(number, meeting.rank), "")
         number += 1
+
+
+def stop_with_torchrun() -> None:
+    """Get SIGTERM when torchrun, this process's parent, has been killed and could not say so. Training on would meet
+    the repeated command in the same folder."""
+    torchrun = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == torchrun:
+            time.sleep(_POLL_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _found(experiment: Experiment, members: Named) -> list[Task]:

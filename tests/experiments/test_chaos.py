@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import time
 from itertools import pairwise
 from math import ceil
 from pathlib import Path
@@ -15,7 +18,7 @@ import pytest
 
 from experiments.benchmarks.chaos import EXPERIMENT, Chaos, Component
 from experiments.benchmarks.chaos_faults import LOG, flipped_snapshot
-from experiments.benchmarks.victims import content, put_back, rows
+from experiments.benchmarks.victims import alive, content, family, put_back, rows
 from tests.experiments.killed import run_until
 
 STUDENT_BATCH = EXPERIMENT["students"][0]["optimizer"]["batch_size"]
@@ -97,3 +100,17 @@ def test_rows_are_counted(components: dict[str, Component], tmp_path: Path) -> N
     assert rows(less, whole) == (len(ids), 0)
     pq.write_table(pa.concat_tables([ids, ids.slice(0, 3)]), less / LOG)
     assert rows(less, whole) == (0, 3)
+
+
+def test_family_is_a_process_and_all_below_it() -> None:
+    tree = ["sh", "-c", "(sleep 60 & echo; wait) & wait"]
+    with subprocess.Popen(tree, stdout=subprocess.PIPE) as first:
+        assert first.stdout is not None and first.stdout.readline() == b"\n"
+        members = family(first.pid)
+        assert members[0] == first.pid and len(members) == 3
+        assert all(map(alive, members))
+        for member in members:
+            os.kill(member, signal.SIGKILL)
+    while any(map(alive, members)):
+        time.sleep(0.01)
+    assert family(first.pid) == [first.pid]

@@ -6,8 +6,10 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,11 @@ import pytest
 import torch.distributed as dist
 
 import experiments.catalog  # noqa: F401  fills the registries
+from distill.cells import read_cells
 from distill.load_config import load_config
 from distill.progress import NoProgress
 from experiments.__main__ import main
+from experiments.benchmarks.victims import content
 from experiments.pipeline import torchrun
 from experiments.pipeline.banks import Task
 from experiments.pipeline.experiment import Experiment
@@ -28,7 +32,9 @@ from experiments.pipeline.pool import run_in_processes
 from experiments.pipeline.run import open_experiment
 from experiments.pipeline.torchrun import Meeting
 from experiments.tracking import RUNS
+from tests.experiments.processes import SECONDS, wait_until_nobody_is_left
 from tests.experiments.tiny_experiment import EXPERIMENT, write_days, write_experiment
+from tests.forked import context
 
 PROJECT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -56,13 +62,22 @@ def write_student(folder: Path, before: str) -> str:
 
 
 def changes() -> dict[str, Any]:
-    """The tiny experiment with one seed and one student; units dropped are others in every process, so none are."""
+    """The tiny experiment with one seed, a domain teacher and a student of it, whose two cells are dealt out; units
+    dropped are others in every process, so none are."""
     student = EXPERIMENT["students"][0] | {"verticals": ["feed"], "channels": ["none", "ah"]}
+    domain = {key: student[key] for key in ("architecture", "verticals", "options", "optimizer")}
     teacher = copy.deepcopy(EXPERIMENT["teacher"])
     teacher["options"]["dropout"] = 0.0
     teacher["representation"] = {"taps": ["user", "penultimate"], "dim": 4, "codec": "fp16"}
     sharding = {"tables": "table_wise", "kinds": {"item_id": "data_parallel"}, "dense": "fsdp2"}
-    return {"seeds": [0], "students": [student], "floor": False, "teacher": teacher, "sharding": sharding}
+    return {
+        "seeds": [0],
+        "students": [student | {"route": "hierarchical"}],
+        "domain_teachers": [domain | {"name": "apps", "channel": "ah"}],
+        "floor": False,
+        "teacher": teacher,
+        "sharding": sharding,
+    }
 
 
 def together(file: Path) -> subprocess.CompletedProcess[str]:
@@ -93,6 +108,19 @@ def test_two_processes_leave_what_one_leaves(tmp_path: Path) -> None:
         if name.suffix == ".parquet":
             same_rows(alone.parent / "out" / name, shared.parent / "out" / name)
     assert done.stdout.count("Report: ") == 1
+    same_by_one(shared)
+
+
+def same_by_one(file: Path) -> None:
+    """One process makes of the teacher's log, bit for bit, the students and domain teachers that two have shared."""
+    out = file.parent / "out"
+    left = content(out)
+    (teacher,) = (cell for cell in read_cells(out / "cells.csv") if cell.role == "teacher")
+    for made in (*out.glob("checkpoints/*"), *out.glob("predictions/*"), out / "domain_teachers"):
+        if made.name != teacher.cell_id:
+            shutil.rmtree(made)
+    assert main(["run", str(file)]) == 0
+    assert content(out) == left
 
 
 def students_of(file: Path) -> tuple[Experiment, list[Task]]:
@@ -189,11 +217,32 @@ FAILS = """
 def test_what_fails_in_one_process_ends_all_with_its_message(tmp_path: Path) -> None:
     data = write_days(tmp_path / "data", rows=60)
     teacher = {"architecture": write_student(tmp_path, FAILS), "optimizer": {"batch_size": 20}}
-    settings = changes() | {"teacher": teacher, "students": [], "sharding": {}}
+    settings = changes() | {"teacher": teacher, "students": [], "domain_teachers": [], "sharding": {}}
     done = together(write_experiment(tmp_path / "shared", data, tmp_path / "cache", **settings))
     assert done.returncode == 1  # torchrun's own, when one of its processes failed
     assert "distill: plan: got no memory for table item_id" in done.stderr
     assert "Report: " not in done.stdout
+
+
+def watched(ready: Path) -> None:
+    """Be the parent of a process that stops with it."""
+    os.setsid()
+    if os.fork() == 0:
+        torchrun.stop_with_torchrun()
+        ready.touch()
+    time.sleep(SECONDS)
+
+
+def test_processes_of_a_torchrun_that_was_killed_stop(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    parent = context().Process(target=watched, args=(ready,))
+    parent.start()
+    assert parent.pid is not None
+    while not ready.exists():
+        assert parent.is_alive()
+        time.sleep(0.005)
+    parent.kill()
+    wait_until_nobody_is_left(parent.pid)
 
 
 def same_rows(one: Path, other: Path) -> None:
