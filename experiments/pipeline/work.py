@@ -96,10 +96,12 @@ def training_job(members: Sequence[Task], rows: int) -> Job:
 
     Args:
         members: of a bank, or one teacher, domain teacher or student.
-        rows: that it reads.
+        rows: that each of them reads.
     """
     if len(members) > 1:
-        return job_of([task.experiment for task in members], train_bank_job, (members,), rows)
+        # Progress counts the examples of all members.
+        examples = len(members) * rows
+        return job_of([task.experiment for task in members], train_bank_job, (members,), examples)
     (task,) = members
     is_teacher = task.cell in task.experiment.logged_cells
     function = train_teacher_job if is_teacher else train_student_job

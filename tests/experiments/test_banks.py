@@ -246,10 +246,12 @@ def test_a_bank_is_trained_whole_when_one_member_is_missing(runs: dict[int, Path
     report.unlink()
     try:
         (job,) = training_jobs(tasks(experiment), 16)
+        (alone,) = training_jobs(tasks(experiment), 1)
     finally:
         report.write_text(kept)
     (members,) = job.arguments
     assert {task.cell.channel for task in members} == {"none", "single", "ah"}
+    assert job.examples == 3 * alone.examples > 0  # as progress counts them
 
 
 def test_a_student_that_diverges_leaves_the_others(
