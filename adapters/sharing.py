@@ -25,7 +25,13 @@ from adapters.table_projections import (
     TableProjection,
     svd_basis,
 )
-from adapters.teacher_file import SharedRows, TeacherFile, check_module, open_teacher
+from adapters.teacher_file import (
+    SharedRows,
+    TeacherFile,
+    check_module,
+    open_teacher,
+    refuse_missing_table,
+)
 from adapters.vocabulary import read_match
 from distill.batch import Batch
 from distill.errors import UserError, nearest
@@ -91,6 +97,23 @@ class Sharing(Channel):
         if self.fields:
             student.inputs[NAME] = self._shared_tables(student.dim)
 
+    def check_teacher(self, teacher: Architecture, name: str) -> None:
+        """Refuse a teacher whose tables or modules cannot be copied.
+
+        Raises:
+            UserError: it has no such table or module, or one of another width or shape.
+        """
+        (student,) = self._student
+        for feature in self.sizes:
+            refuse_missing_table(feature, teacher.tables.features, f"the teacher '{name}'")
+            self._check_width(student, teacher.tables.dim, f"'{feature}' in the teacher '{name}'")
+        modules = {
+            path: module for path, module in teacher.named_modules() if path.partition(".")[0] != "tables"
+        }
+        for path, source in self.config.modules.items():
+            check_module(source, modules, f"sharing.modules.{path} in the teacher '{name}'")
+            _refuse_other_shapes(student.get_submodule(path), modules[source].state_dict(), path, source)
+
     def begin_day(self, day: int, snapshot: Path | None) -> None:
         """Copy, unless it has been done or there is nothing to copy yet.
 
@@ -155,32 +178,34 @@ class Sharing(Channel):
     def _copy_tables(self, teacher: TeacherFile) -> None:
         (student,) = self._student
         rows = {name: teacher.rows(name, size, self.matches.get(name)) for name, size in self.sizes.items()}
+        for name, table in rows.items():
+            self._check_width(student, table.weight.size(1), f"'{name}' in {teacher.path}")
         if self.config.copies == "initial":
             self._start_rows(student, rows)
         elif rows:
-            for name, table in rows.items():
-                if table.weight.size(1) != self.config.dim:
-                    raise UserError(
-                        f"sharing.dim: got {self.config.dim}, allowed: {table.weight.size(1)}, the width of '{name}' "
-                        f"in {teacher.path}"
-                    )
             shared = student.inputs[NAME]
             assert isinstance(shared, SharedTables)
             shared.take(rows)
 
+    def _check_width(self, student: Architecture, width: int, table: str) -> None:
+        """Refuse a table of the teacher by its width."""
+        config = self.config
+        if config.copies in BESIDE and width != config.dim:
+            raise UserError(f"sharing.dim: got {config.dim}, allowed: {width}, the width of {table}")
+        if config.copies == "initial" and config.projection == "none" and width != _own_width(student):
+            raise UserError(
+                f"sharing.projection: got 'none' for {table}, of width {width}, and {_own_width(student)} in the "
+                "student, allowed: svd, or equal widths"
+            )
+
     def _start_rows(self, student: Architecture, rows: Mapping[str, SharedRows]) -> None:
         """Into the student's own tables; rows that the teacher never saw, and further columns, stay as they are."""
-        dim = getattr(student, "dim", student.tables.dim)
+        dim = _own_width(student)
         state = student.tables.export()
         for name, table in rows.items():
             weight, seen = table.weight, table.seen
             if self.config.projection == "svd":
                 weight = weight @ svd_basis(weight[seen], dim)
-            if weight.size(1) != dim:
-                raise UserError(
-                    f"sharing.projection: got 'none' for '{name}', of width {weight.size(1)} in the teacher and {dim} "
-                    "in the student, allowed: svd, or equal widths"
-                )
             state[f"{name}.weight"][seen, :dim] = weight[seen]
             state[f"{name}.momentum"][seen] = table.moment[seen] * self.config.moments
         student.tables.load(state)
@@ -198,6 +223,11 @@ class Sharing(Channel):
         (student,) = self._student
         for path in self.config.modules if self.config.freeze_modules else ():
             student.get_submodule(path).requires_grad_(False)
+
+
+def _own_width(student: Architecture) -> int:
+    """D; of a user's own architecture, which may not say it, that of its tables."""
+    return student.dim if hasattr(student, "dim") else student.tables.dim
 
 
 def _features(config: SharingConfig, schema: FeatureSchema) -> tuple[str, ...]:

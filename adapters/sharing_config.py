@@ -38,8 +38,8 @@ class SharingConfig:
             day by the newest snapshot that the schedule allows; frozen: such fields, of the first snapshot; trained:
             such fields, which start as the first snapshot; initial: no field, the student's own rows start as the
             teacher's; none: no tables, only `modules`.
-        dim: width of the teacher's tables, a multiple of 4; checked when the first snapshot is read. `initial` reads it
-            there.
+        dim: width of the teacher's tables, a multiple of 4: its `dim`, or more where rows hold more, as a DeepFM's do.
+            `initial` reads it in the first snapshot.
         projection: to the student's width. svd: the directions in which the rows of the first snapshot are longest,
             fixed; learned: a matrix for each table, trained with the student; none: the widths are equal.
         unseen: what stands in a further field for an id that the teacher never saw, beside a vector that is trained:

@@ -94,11 +94,7 @@ class TeacherFile:
         tables = {
             name.removeprefix(_TABLES).rpartition(".")[0] for name in self._names if name.startswith(_TABLES)
         }
-        if feature not in tables:
-            raise UserError(
-                f"sharing.tables: got '{feature}', allowed: {', '.join(sorted(tables)) or 'nothing'}, the tables in "
-                f"{self.path}. {nearest(feature, tables)}".rstrip()
-            )
+        refuse_missing_table(feature, tables, str(self.path))
         return self._tensors.tensor(f"{_TABLES}{feature}.{part}")
 
 
@@ -118,6 +114,24 @@ def open_teacher(path: Path) -> Iterator[TeacherFile]:
         )
     with open_tensors(path) as tensors:
         yield TeacherFile(tensors)
+
+
+def refuse_missing_table(feature: str, tables: Collection[str], where: str) -> None:
+    """Refuse a feature whose table is not there.
+
+    Args:
+        feature: the one to be copied.
+        tables: features of the teacher's tables.
+        where: they are, for the message.
+
+    Raises:
+        UserError: tells those that are.
+    """
+    if feature not in tables:
+        raise UserError(
+            f"sharing.tables: got '{feature}', allowed: {', '.join(sorted(tables)) or 'nothing'}, the tables in "
+            f"{where}. {nearest(feature, tables)}".rstrip()
+        )
 
 
 def check_module(path: str, known: Collection[str], name: str) -> None:

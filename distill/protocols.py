@@ -167,6 +167,18 @@ class Channel(nn.Module, ABC):
             rates: as in `Architecture.set_base_rates`.
         """
 
+    def check_teacher(self, teacher: Architecture, name: str) -> None:
+        """Called after `attach` and before the teacher is trained, of channels whose `needs` has `snapshot`: a channel
+        that reads the teacher's inside looks whether it is there.
+
+        Args:
+            teacher: as it is built.
+            name: of the teacher, for messages.
+
+        Raises:
+            UserError: the channel cannot learn from it.
+        """
+
     def begin_day(self, day: int, snapshot: Path | None) -> None:
         """Called before a day is predicted or trained on, in the order of the days, at least once each.
 

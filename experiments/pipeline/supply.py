@@ -70,12 +70,15 @@ def open_supply(
         tasks: of the student, which its teacher must have learnt.
     """
     needs = frozenset[str]().union(*(channel.needs for channel in channels))
-    requests = {channel.past for channel in channels if channel.past is not None}
-    if not needs and not requests:
+    request = _request(channels)
+    if not needs and request is None:
         return Supply()
     teacher = experiment.teacher_of(cell)
     inside = bool(needs & {"representation", "served_representation"})
     log = teacher_log(experiment, teacher, seed, tasks, inside) if inside or "logits" in needs else None
+    past = None
+    if request is not None:
+        past = PastStore(past_folder(experiment, teacher, seed, request), experiment.data, request)
     others = experiment.other_teachers_of(cell) if "others" in needs else []
 
     def snapshot(day: int) -> Path | None:
@@ -86,10 +89,26 @@ def open_supply(
         log,
         "served_representation" in needs,
         {other.model: teacher_log(experiment, other, seed, tasks) for other in others},
-        open_past(experiment, teacher, seed, requests),
+        past,
         snapshot,
         other_rows(experiment, cell, [teacher, *others], channels),
     )
+
+
+def check_supply(experiment: Experiment, cell: Cell, channels: Collection[Channel]) -> None:
+    """What `open_supply` refuses whatever the logs hold.
+
+    Args:
+        experiment, cell, channels: see `open_supply`.
+
+    Raises:
+        UserError: see `other_rows` and `_request`.
+    """
+    _request(channels)
+    if other_surfaces(channels):
+        others = any("others" in channel.needs for channel in channels)
+        teachers = [experiment.teacher_of(cell), *(experiment.other_teachers_of(cell) if others else [])]
+        other_rows(experiment, cell, teachers, channels)
 
 
 def other_rows(
@@ -122,23 +141,19 @@ def other_rows(
     return OtherRows(ordered, share, any(channel.other_labels for channel in channels))
 
 
-def open_past(
-    experiment: Experiment, teacher: Cell, seed: int, requests: Collection[PastRequest]
-) -> PastReader | None:
-    """The teacher's stored representations that channels ask for; None when they ask for none.
+def _request(channels: Collection[Channel]) -> PastRequest | None:
+    """What channels read of the teacher's past; None when they read nothing of it.
 
     Raises:
         UserError: two channels of one student ask for different ones.
     """
-    if not requests:
-        return None
+    requests = {channel.past for channel in channels if channel.past is not None}
     if len(requests) > 1:
         raise UserError(
             f"channels: got {len(requests)} that read the teacher's past differently, allowed: one a student. Give "
             "them the same history_length, group, alignment, codec and half_life_days."
         )
-    (request,) = requests
-    return PastStore(past_folder(experiment, teacher, seed, request), experiment.data, request)
+    return next(iter(requests), None)
 
 
 def past_folder(experiment: Experiment, teacher: Cell, seed: int, request: PastRequest) -> Path:

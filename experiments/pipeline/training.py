@@ -287,8 +287,8 @@ def _refuse_unscored(experiment: Experiment, cell: Cell, plan: DayPlan) -> None:
     for split, days in experiment.schedule.scored_days.items():
         if not set(days) & set(plan.predicted):
             raise UserError(
-                f"student '{cell.model}': vertical '{cell.vertical}' has no rows to predict on the {split} days "
-                f"{days}. Leave the vertical out, or choose other days."
+                f"{cell.role.replace('_', ' ')} '{cell.model}': vertical '{cell.vertical}' has no rows to predict on "
+                f"the {split} days {days}. Leave the vertical out, or choose other days."
             )
 
 

@@ -233,6 +233,47 @@ def test_width_of_the_snapshot_is_checked(tmp_path: Path) -> None:
         channel.begin_day(3, write_snapshot(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dim": 16}, "sharing.dim: got 16, allowed: 8, the width of 'item_id' in the teacher 'large'"),
+        (
+            {"copies": "initial"},
+            "sharing.projection: got 'none' for 'item_id' in the teacher 'large', of width 8, and 4",
+        ),
+        (
+            {"copies": "none", "modules": {"deep": "tower"}},
+            "sharing.modules.deep in the teacher 'large': got 'tower', allowed: .*Did you mean 'towers'",
+        ),
+        (
+            {"copies": "none", "modules": {"deep": "towers"}},
+            "sharing.modules.deep: got .* in the teacher's 'towers'",
+        ),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_refused_before_it_is_trained(
+    options: dict[str, Any], message: str
+) -> None:
+    _, channel = make_shared(**options)
+    with pytest.raises(UserError, match=message):
+        channel.check_teacher(make_teacher(), "large")
+
+
+def test_the_width_of_a_deepfm_teacher_is_that_of_its_rows() -> None:
+    teacher = make_shared(width=4)[0]  # two tasks: their first-order weights make rows of 8
+    make_shared(dim=8)[1].check_teacher(teacher, "large")
+    with pytest.raises(UserError, match="sharing.dim: got 4, allowed: 8"):
+        make_shared(dim=4)[1].check_teacher(teacher, "large")
+
+
+def test_a_table_that_the_teacher_lacks_is_refused_before_it_is_trained() -> None:
+    teacher = make_shared(features=["item_id"], tables=["item_id"])[0]
+    with pytest.raises(
+        UserError, match="got 'feature_1', allowed: item_id, the tables in the teacher 'large'"
+    ):
+        make_shared()[1].check_teacher(teacher, "large")
+
+
 def test_equal_widths_are_asked_for() -> None:
     with pytest.raises(UserError, match="sharing.projection: got 'none' .* width 8 and a student of width 4"):
         make_shared(projection="none")

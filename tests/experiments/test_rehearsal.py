@@ -16,7 +16,11 @@ CHANGES: dict[str, Any] = {
     "floor": False,
     "seeds": [0],
 }
-WRONG = {"tap": {"ah": {"tap": "penulti"}}, "weights": {"ah": {"task_weights": {"clik": 1}}}}
+WRONG = {
+    "tap": {"ah": {"tap": "penulti"}},
+    "weights": {"ah": {"task_weights": {"clik": 1}}},
+    "width": {"sharing": {"dim": 16}},
+}
 
 
 def test_before_the_teacher(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -24,7 +28,10 @@ def test_before_the_teacher(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     write_experiment(tmp_path / "a", data, tmp_path / "cache", channels=WRONG, **CHANGES)
     assert main(["run", str(tmp_path / "a" / "tiny.yaml")]) == 2
     said = capsys.readouterr().err
-    assert "distill: 2 problems" in said
+    assert "distill: 3 problems" in said
+    assert (
+        "student 'small': channels.width: sharing.dim: got 16, allowed: 8, the width of 'user_id' in" in said
+    )
     assert "student 'small': channels.tap: ah.tap: got 'penulti', allowed: " in said
     assert "student 'small': channels.weights: ah.task_weights: got 'clik', allowed: click, order" in said
     assert not (tmp_path / "a" / "out" / "teacher").exists()
@@ -34,3 +41,32 @@ def test_before_the_teacher(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     other = ["--set", "teacher.options.mlp=[8]", "--set", "seeds=[1]"]
     assert main(["teacher", str(tmp_path / "a" / "tiny.yaml"), *settings, *other]) == 2
     assert "holds a run with other settings: teacher.options.mlp. Its teacher" in capsys.readouterr().err
+
+
+def test_a_surface_without_rows_on_the_tune_days_is_told_before_the_teacher(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_days(tmp_path / "mine", days=4, rows=150, without=("reels", 4))
+    write_experiment(tmp_path / "a", data, tmp_path / "cache", channels={"ah": {"ah": {}}}, **CHANGES)
+    assert main(["run", str(tmp_path / "a" / "tiny.yaml")]) == 2
+    told = "student 'small': vertical 'reels' has no rows to predict on the tune days [4]"
+    assert f"1 problem\n  {told}" in capsys.readouterr().err
+    assert not (tmp_path / "a" / "out" / "teacher").exists()
+
+
+def test_a_model_of_ones_own_is_called_before_the_teacher_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_days(tmp_path / "mine", days=4, rows=150)
+    student = {"name": "own", "architecture": "own.py:Own", "verticals": ["feed"], "options": {"dim": 4}}
+    changes = CHANGES | {"students": [student], "channels": {"ah": {"ah": {}}}}
+    write_experiment(tmp_path / "a", data, tmp_path / "cache", **changes)
+    (tmp_path / "a" / "own.py").write_text(
+        "from students.base import Student\n\n\n"
+        "class Own(Student):\n"
+        "    def forward(self, batch):\n"
+        "        return self.output(self.fields(batch), self.layer(batch.dense))\n"
+    )
+    assert main(["run", str(tmp_path / "a" / "tiny.yaml")]) == 1
+    assert "'Own' object has no attribute 'layer'" in capsys.readouterr().err
+    assert not (tmp_path / "a" / "out" / "teacher").exists()
