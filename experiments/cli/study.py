@@ -19,7 +19,7 @@ from experiments.studies.transfer.file import Slice, Transfer, read_transfer
 from experiments.studies.tuning_file import Tuning, read_tuning
 
 SUMMARIES = {
-    "tune": "equal trials for every channel set, on the tune days, seeds 100-102",
+    "tune": "equal trials for every channel set, on the tune days, with seeds of their own",
     "ablation": "a full model against itself without one part, and against tuned peers",
     "scaling": "sizes and history lengths, and the law that their quality follows",
     "history": "what thousands of past events cost and bring",
@@ -59,8 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         study.epilog += (
             f"\n\nkeys of each {variant.__name__.lower()}:\n{describe(variant)}" if variant else ""
         )
-        if name != "tune":
-            add_set(study, "data.root=FOLDER")
+        # A tuning table tells trials by their own settings alone.
+        add_set(
+            study, "data.root=FOLDER" + (", of those by which no result changes" if name == "tune" else "")
+        )
         if name in ("ablation", "transfer"):
             add_final(study)
         if name == "efficiency":  # what is timed is this machine
@@ -85,11 +87,13 @@ def run(args: argparse.Namespace) -> int:
 def _tune(args: argparse.Namespace) -> int:
     from experiments.studies.tuning import best_of, tune
 
-    rows = tune(read_tuning(args.file), progress_of(args))
+    study = read_tuning(args.file)
+    rows = tune(study, args.file, args.overrides, progress_of(args))
     for row in best_of(rows) if args.best else rows:
         print(
             f"{row['channel']:16} trial {row['trial']:>2}  macro log-loss {row['macro_logloss']}  {row['settings']}"
         )
+    print(f"Table: {study.table}")
     return 0
 
 

@@ -29,6 +29,7 @@ from distill.structured import to_plain
 from experiments.pipeline.environment import versions
 from experiments.pipeline.experiment import NONE, Experiment
 from experiments.pipeline.pool import default_workers, run_jobs
+from experiments.pipeline.rehearsal import rehearse_all
 from experiments.pipeline.settings import anywhere
 from experiments.pipeline.streams import rows_of
 from experiments.pipeline.training import REPORT, describes, read_report
@@ -198,6 +199,25 @@ def open_model(
     schedule = Schedule(config.schedule, data.schema.n_days, final)
     digest = settings_hash(replace(loaded, config=config))
     return Model(name, Experiment(config, digest, loaded.base, data, schedule), tuple(seeds))
+
+
+def rehearse(models: Mapping[str, Model]) -> None:
+    """Build what is still to be trained, before the first training.
+
+    Args:
+        models: by their place in the study's file.
+
+    Raises:
+        ConfigErrors: what the models refuse, all of it.
+    """
+    rehearse_all(
+        {
+            place: [
+                (training.experiment, training.cell) for training in model.trainings if not training.is_done
+            ]
+            for place, model in models.items()
+        }
+    )
 
 
 def train(models: Sequence[Model], title: str, progress: Progress) -> None:

@@ -8,22 +8,24 @@ teachers. Trials already in the table are not run again, and a channel set with 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from distill.cells import Cell
 from distill.config import ExperimentConfig
 from distill.errors import UserError, nearest
-from distill.load_config import LoadedConfig, load_config
+from distill.load_config import LoadedConfig
 from distill.progress import Progress
 from experiments.pipeline import domains
 from experiments.pipeline.banks import Task
 from experiments.pipeline.environment import git_commit
 from experiments.pipeline.experiment import Experiment
+from experiments.pipeline.rehearsal import rehearse_all
 from experiments.pipeline.run import open_experiment, run_tasks, train_teachers, write_pasts
-from experiments.studies.files import overrides
+from experiments.pipeline.status import RunStatus
+from experiments.studies.files import hash_of, load_all, overrides
 from experiments.studies.links import share
 from experiments.studies.tables import append_row, read_table
 from experiments.studies.trainings import SeedPredictions
@@ -31,58 +33,112 @@ from experiments.studies.trials import macro_logloss
 from experiments.studies.tuning_file import OF, TEACHER, Tuning
 
 COLUMNS = ("role", "channel", "trial", "settings", "macro_logloss", "seeds", "git_commit")
+STUDENT = "student"
 _SHARED = ("teacher", "teacher_log")
 _DOMAINS = "domain_teachers"
+_BASE = "experiment"
+_FREE, _CHECKPOINT = ("data.root", "data.cache", "workers", "bank"), "checkpoint."
+"""`--set` keys by which no result changes."""
 
 
-def tune(tuning: Tuning, progress: Progress) -> list[dict[str, str]]:
+@dataclass(frozen=True)
+class _Trial:
+    """One trial.
+
+    Attributes:
+        name: `teacher`, `<channel set>` or `<student>/<channel set>`.
+        number: among those of the same name.
+        settings: `--set` keys and values.
+    """
+
+    name: str
+    number: int
+    settings: Mapping[str, Any]
+
+    @property
+    def place(self) -> str:
+        """In the tuning file."""
+        return f"trials.{self.name}[{self.number}]"
+
+    @property
+    def folder(self) -> str:
+        """Its run folder, below the study's."""
+        return f"{self.name}-{self.number}"
+
+
+def tune(tuning: Tuning, path: Path, settings: Sequence[str], progress: Progress) -> list[dict[str, str]]:
     """Run what is missing in the table.
 
     Args:
         tuning: trials.
+        path: the file, for messages.
+        settings: `--set` arguments of the experiment, as on the command line.
         progress: shown to the user.
 
     Returns:
         The table's rows, best first within each role and channel.
+
+    Raises:
+        UserError: settings or data that do not fit.
+        KeyboardInterrupt: after the output folder was marked as interrupted.
     """
-    _refuse_unknown(tuning, _load(tuning, [], "base").config)
-    for name, number, settings in _in_order(tuning):  # all, before the first costs any time
-        _load(tuning, overrides(settings), f"{name}-{number}")
+    _refuse_deciding(settings)
+    trials = list(_in_order(tuning))
+    loaded = _load(tuning, path, settings, trials)  # all, before the first costs any time
+    _refuse_misfit(tuning, loaded[_BASE].config)
     table = Path(tuning.table)
     done = {(row["channel"], row["settings"]) for row in read_table(table, COLUMNS)}
-    missing = [
-        (name, number, settings)
-        for name, number, settings in _in_order(tuning)
-        if (name, _key(settings)) not in done
-    ]
-    _run(tuning, [trial for trial in missing if trial[0] == TEACHER], None, progress)
-    of_students = [trial for trial in missing if trial[0] != TEACHER]
-    if of_students:
-        _run(tuning, of_students, _base(tuning, progress), progress)
+    missing = [trial for trial in trials if (trial.name, _key(trial.settings)) not in done]
+    if missing:
+        with RunStatus(Path(tuning.output), hash_of(loaded), None) as step:
+            _run_all(tuning, path, missing, loaded, step, progress)
     rows = read_table(table, COLUMNS)
     return sorted(rows, key=lambda row: (row["role"], row["channel"], float(row["macro_logloss"])))
 
 
-_Trial = tuple[str, int, Mapping[str, Any]]
+def _run_all(
+    tuning: Tuning,
+    path: Path,
+    missing: Sequence[_Trial],
+    loaded: Mapping[str, LoadedConfig],
+    step: Callable[[str], None],
+    progress: Progress,
+) -> None:
+    """Build everything that trials train, then train it: teachers, then students, who read the logs of the base's."""
+    step("data")
+    opened = {trial.place: open_experiment(loaded[trial.place], False, progress) for trial in missing}
+    base = open_experiment(_base(tuning, loaded), False, progress)
+    of_teacher = [trial for trial in missing if trial.name == TEACHER]
+    of_students = [trial for trial in missing if trial.name != TEACHER]
+    models = {trial.place: _cells(opened[trial.place], trial.name) for trial in missing}
+    step("rehearsal")
+    first = [(base, cell) for cell in base.logged_cells] if of_students else []
+    of_trials = {place: [(opened[place], cell) for cell in cells] for place, cells in models.items()}
+    rehearse_all({f"{path}: {place}": of for place, of in {_BASE: first, **of_trials}.items()})
+    step(TEACHER)
+    _run(tuning, of_teacher, opened, progress)
+    if of_students:
+        train_teachers(base, progress)
+        for trial in of_students:
+            _share_teachers(base, opened[trial.place], progress)
+        step(STUDENT)
+        _run(tuning, of_students, opened, progress)
 
 
-def _run(tuning: Tuning, trials: Sequence[_Trial], base: Experiment | None, progress: Progress) -> None:
-    """Train the trials of teachers, or with `base` those of students who read its logs, and write their rows."""
-    opened = [_open(tuning, f"{name}-{number}", settings, progress) for name, number, settings in trials]
-    if base is not None:
-        for experiment in opened:
-            _share_teachers(base, experiment, progress)
-    cells = [
-        _cells(experiment, name) if base is not None else [_teacher_cell(experiment)]
-        for experiment, (name, _, _) in zip(opened, trials, strict=True)
+def _run(
+    tuning: Tuning, trials: Sequence[_Trial], opened: Mapping[str, Experiment], progress: Progress
+) -> None:
+    """Train the trials of teachers, or those of students, and write their rows."""
+    cells = {trial.place: _cells(opened[trial.place], trial.name) for trial in trials}
+    tasks = [
+        Task(opened[place], cell, seed) for place, of in cells.items() for cell in of for seed in tuning.seeds
     ]
-    both = list(zip(opened, cells, strict=True))
-    tasks = [Task(experiment, cell, seed) for experiment, of in both for cell in of for seed in tuning.seeds]
-    run_tasks(tasks, progress, "students" if base is not None else TEACHER)
-    for (name, number, settings), (experiment, of) in zip(trials, both, strict=True):
-        role = "student" if base is not None else TEACHER
-        score = _macro_logloss(experiment, of)
-        row = (role, name, number, _key(settings), f"{score:.6f}", len(tuning.seeds), git_commit())
+    run_tasks(tasks, progress, "students" if trials and trials[0].name != TEACHER else TEACHER)
+    for trial in trials:
+        role = TEACHER if trial.name == TEACHER else STUDENT
+        score = _macro_logloss(opened[trial.place], cells[trial.place])
+        settings = _key(trial.settings)
+        row = (role, trial.name, trial.number, settings, f"{score:.6f}", len(tuning.seeds), git_commit())
         append_row(Path(tuning.table), COLUMNS, dict(zip(COLUMNS, row, strict=True)))
 
 
@@ -105,48 +161,70 @@ def best_of(rows: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
 def _in_order(tuning: Tuning) -> Iterator[_Trial]:
     for name in sorted(tuning.trials, key=lambda name: name != TEACHER):
         for number, settings in enumerate(tuning.trials[name]):
-            yield name, number, settings
+            yield _Trial(name, number, settings)
 
 
 def _cells(experiment: Experiment, name: str) -> list[Cell]:
-    """What a trial trains: the students of `<channel set>` or of `<student>/<channel set>`."""
+    """What a trial trains: the teacher, or the students of `<channel set>` or of `<student>/<channel set>`."""
+    if name == TEACHER:
+        assert experiment.teacher_cell is not None
+        return [experiment.teacher_cell]
     student, _, channel = name.rpartition(OF)
     of_channel = [cell for cell in experiment.student_cells if cell.channel == channel]
     return [cell for cell in of_channel if student in ("", cell.model)]
 
 
-def _open(tuning: Tuning, name: str, settings: Mapping[str, Any], progress: Progress) -> Experiment:
-    return open_experiment(_load(tuning, overrides(settings), name), final=False, progress=progress)
+def _load(
+    tuning: Tuning, path: Path, settings: Sequence[str], trials: Sequence[_Trial]
+) -> dict[str, LoadedConfig]:
+    """The experiment itself, under _BASE, and as each trial has it, under the trial's place."""
+    arguments = {_BASE: _fixed(tuning, "base")}
+    arguments |= {
+        trial.place: [*overrides(trial.settings), *_fixed(tuning, trial.folder)] for trial in trials
+    }
+    loaded = load_all(tuning, path, arguments, settings)
+    return {place: _only_who_teaches(of) for place, of in loaded.items()}
 
 
-def _load(tuning: Tuning, arguments: Sequence[str], name: str) -> LoadedConfig:
-    fixed = [f"output={Path(tuning.output) / name}", f"seeds={tuning.seeds}", "wandb.enabled=false"]
-    loaded = load_config(tuning.experiment, [*arguments, *fixed])
+def _fixed(tuning: Tuning, folder: str) -> list[str]:
+    return [f"output={Path(tuning.output) / folder}", f"seeds={tuning.seeds}", "wandb.enabled=false"]
+
+
+def _only_who_teaches(loaded: LoadedConfig) -> LoadedConfig:
     if domains.teach(loaded.config):
         return loaded
     return replace(loaded, config=replace(loaded.config, domain_teachers=[]))
 
 
-def _refuse_unknown(tuning: Tuning, config: ExperimentConfig) -> None:
+def _refuse_deciding(settings: Sequence[str]) -> None:
+    """The table tells trials by their own settings: a row would pass for one of other settings of the experiment."""
+    for text in settings:
+        key = text.partition("=")[0]
+        if key not in _FREE and not key.startswith(_CHECKPOINT):
+            raise UserError(
+                f"--set {text}: got the key {key}, allowed for `distill study tune`: {', '.join(_FREE)} and those of "
+                f"{_CHECKPOINT}*, which change no result. Write what changes some into the experiment, or every trial."
+            )
+
+
+def _refuse_misfit(tuning: Tuning, config: ExperimentConfig) -> None:
     asked = [(student.name, channel) for student in config.students for channel in student.channels]
     known = [TEACHER, *dict.fromkeys(channel for _, channel in asked), *(OF.join(pair) for pair in asked)]
+    if config.teacher is None:
+        raise UserError(f"{tuning.experiment}: teacher: got null, allowed in a study: a teacher")
     unknown = [name for name in tuning.trials if name not in known]
     if unknown:
         allowed = f"{', '.join(known)}. {nearest(unknown[0], known)}"
         raise UserError(f"trials: got '{unknown[0]}', allowed: {allowed}".rstrip())
 
 
-def _base(tuning: Tuning, progress: Progress) -> Experiment:
-    """The experiment's own teachers, a trial's if it is one of them, and their logs, which all students read."""
-    loaded = _load(tuning, [], "base")
-    for number, settings in enumerate(tuning.trials.get(TEACHER, [])):
-        trial = _load(tuning, overrides(settings), f"{TEACHER}-{number}")
-        if trial.config.teacher == loaded.config.teacher:
-            loaded = trial
-    experiment = open_experiment(loaded, final=False, progress=progress)
-    _teacher_cell(experiment)
-    train_teachers(experiment, progress)
-    return experiment
+def _base(tuning: Tuning, loaded: Mapping[str, LoadedConfig]) -> LoadedConfig:
+    """Of the teachers whose logs all students read: the experiment's own, in a trial's folder if it is one of them."""
+    base = loaded[_BASE]
+    for trial in _in_order(tuning):
+        if trial.name == TEACHER and loaded[trial.place].config.teacher == base.config.teacher:
+            base = loaded[trial.place]
+    return base
 
 
 def _share_teachers(base: Experiment, trial: Experiment, progress: Progress) -> None:
@@ -154,13 +232,6 @@ def _share_teachers(base: Experiment, trial: Experiment, progress: Progress) -> 
     for name in (*_SHARED, _DOMAINS) if base.domain_cells else _SHARED:
         share(trial.folder / name, base.folder / name)
     write_pasts(trial, list(trial.logged_cells), progress)
-
-
-def _teacher_cell(experiment: Experiment) -> Cell:
-    cell = experiment.teacher_cell
-    if cell is None:
-        raise UserError("tuning: the experiment has no teacher")
-    return cell
 
 
 def _macro_logloss(experiment: Experiment, cells: Sequence[Cell]) -> float:

@@ -22,10 +22,12 @@ class Tuning(StudyFile):
     """A tuning file.
 
     Attributes:
+        seeds: one training of each trial per seed; others than the experiment's, which judge what is chosen here.
         trials: `teacher`, a channel set's name (all students) or `<student>/<channel set>` to trials, each a mapping of
             `--set` keys to values.
     """
 
+    seeds: list[int] = field(default_factory=lambda: [100, 101, 102])
     trials: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def of(self, student: str, channel: str) -> Sequence[Mapping[str, Any]]:

@@ -16,7 +16,8 @@ import experiments.catalog  # noqa: F401  fills the registries
 from distill.cells import Cell
 from distill.errors import ConfigErrors, UserError
 from distill.progress import NoProgress
-from experiments.studies.tuning import best_of, tune
+from experiments.studies import tuning
+from experiments.studies.tuning import best_of
 from experiments.studies.tuning_file import read_tuning
 
 EXPERIMENT: dict[str, Any] = {
@@ -67,11 +68,15 @@ def _data(folder: Path) -> dict[str, object]:
     return data | {"cache": str(folder / "data")}
 
 
+def tune(path: Path, *settings: str) -> list[dict[str, str]]:
+    return tuning.tune(read_tuning(path), path, settings, NoProgress())
+
+
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, str]]]:
     """The folder of a study, and its rows."""
     folder = tmp_path_factory.mktemp("tuned")
-    return folder, tune(read_tuning(write(folder)), NoProgress())
+    return folder, tune(write(folder))
 
 
 def test_macro_logloss_is_the_mean_over_verticals_tasks_and_seeds(
@@ -96,7 +101,7 @@ def test_macro_logloss_is_the_mean_over_verticals_tasks_and_seeds(
 def test_a_second_call_runs_nothing(tuned: tuple[Path, list[dict[str, str]]]) -> None:
     folder, first = tuned
     stamps = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*")}
-    assert tune(read_tuning(folder / "tuning.yaml"), NoProgress()) == first
+    assert tune(folder / "tuning.yaml") == first
     assert {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*")} == stamps
     with (folder / "table.csv").open() as file:
         written = {row["channel"]: json.loads(row["settings"]) for row in csv.DictReader(file)}
@@ -110,9 +115,7 @@ def test_a_channel_set_may_be_tuned_for_each_student(tmp_path: Path) -> None:
         "small/ah": [{"channels.ah.ah.weight": 2.0}],
         "large/ah": [{"channels.ah.ah.weight": 0.5}],
     }
-    rows = tune(
-        read_tuning(write(tmp_path, {"students": students}, trials=trials, seeds=[100])), NoProgress()
-    )
+    rows = tune(write(tmp_path, {"students": students}, trials=trials, seeds=[100]))
     assert {row["channel"] for row in rows} == set(trials)
     trained = {name: read_cells_with_predictions(tmp_path / "runs" / f"{name}-0") for name in trials}
     assert trained == {"none": {"small", "large"}, "small/ah": {"small"}, "large/ah": {"large"}}
@@ -135,7 +138,7 @@ def test_trials_share_the_teachers_of_both_hops(tmp_path: Path) -> None:
     students = [EXPERIMENT["students"][0] | {"route": "hierarchical"}]
     trials = {"none": [{}], "ah": [{"channels.ah.ah.weight": 2.0}]}
     path = write(tmp_path, {"students": students, "domain_teachers": [DOMAIN]}, trials=trials, seeds=[100])
-    tune(read_tuning(path), NoProgress())
+    tune(path)
     base, trial = tmp_path / "runs" / "base", tmp_path / "runs" / "ah-0"
     for name in ("teacher", "teacher_log", "domain_teachers"):
         assert (trial / name).is_symlink() and (trial / name).samefile(base / name)
@@ -149,7 +152,7 @@ def test_trials_find_the_past_that_their_channels_ask_for(tmp_path: Path) -> Non
     channels = {"repr": {"repr": {"dim": 8, "heads": 1, "history_length": 4}}}
     trials = {"repr": [{}, {"channels.repr.repr.history_length": 2}, {"channels.repr.repr.group": "item"}]}
     path = write(tmp_path, {"teacher": teacher, "channels": channels}, trials=trials, seeds=[100])
-    assert len(tune(read_tuning(path), NoProgress())) == 3
+    assert len(tune(path)) == 3
     stored = {path.name for path in (tmp_path / "runs/base/teacher_log/100/lag-1").glob("past-*")}
     assert stored == {"past-procrustes-int8-user", "past-procrustes-int8-item-3"}
     for number in range(3):
@@ -158,7 +161,7 @@ def test_trials_find_the_past_that_their_channels_ask_for(tmp_path: Path) -> Non
 
 def test_domain_teachers_that_teach_nobody_are_not_trained(tmp_path: Path) -> None:
     path = write(tmp_path, {"domain_teachers": [DOMAIN]}, trials={"ah": [{}]}, seeds=[100])
-    tune(read_tuning(path), NoProgress())
+    tune(path)
     assert not (tmp_path / "runs" / "base" / "domain_teachers").exists()
 
 
@@ -174,8 +177,16 @@ def test_the_best_of_each_channel_set() -> None:
 def test_a_wrong_last_trial_is_refused_before_the_first_is_run(tmp_path: Path) -> None:
     path = write(tmp_path, trials={"none": TRIALS["none"], "ah": [{"channels.ah.ah.wight": 2.0}]})
     with pytest.raises(ConfigErrors, match="channels.ah.ah.wight"):
-        tune(read_tuning(path), NoProgress())
+        tune(path)
     assert not (tmp_path / "runs").exists() and not (tmp_path / "table.csv").exists()
+
+
+def test_settings_of_the_command_line_are_those_that_change_no_result(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match="--set teacher.name=x: got the key teacher.name, allowed .*: data.root, "
+    ):
+        tune(write(tmp_path), "workers=2", "teacher.name=x")
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
@@ -187,7 +198,7 @@ def test_a_wrong_last_trial_is_refused_before_the_first_is_run(tmp_path: Path) -
 )
 def test_trials_of_what_the_experiment_does_not_have(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
-        tune(read_tuning(write(tmp_path, trials={name: [{}]})), NoProgress())
+        tune(write(tmp_path, trials={name: [{}]}))
     assert str(caught.value).startswith(message)
     assert not (tmp_path / "runs").exists()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,26 +31,36 @@ def trials_of(study: Ablation) -> dict[Trial, Mapping[str, Any]]:
     }
 
 
-def choose(
-    study: Ablation, loaded: Mapping[Trial, LoadedConfig], data: DataSet, progress: Progress
-) -> dict[str, Mapping[str, Any]]:
-    """The best trial of every tuned model on the tune days; trials that the table holds are not run again.
+def open_trials(study: Ablation, loaded: Mapping[Trial, LoadedConfig], data: DataSet) -> dict[Trial, Model]:
+    """The model of every trial.
 
     Args:
         study: with equally many trials of each.
         loaded: trial to its experiment.
         data: the prepared data set.
+    """
+    return {trial: _open(study, trial, loaded[trial], data) for trial in trials_of(study)}
+
+
+def choose(
+    study: Ablation, models: Mapping[Trial, Model], verticals: Sequence[str], progress: Progress
+) -> dict[str, Mapping[str, Any]]:
+    """The best trial of every tuned model on the tune days; trials that the table holds are not run again.
+
+    Args:
+        study: with equally many trials of each.
+        models: of `open_trials`.
+        verticals: the schema's.
         progress: shown to the user.
 
     Returns:
         Name to settings; empty when there are no trials.
     """
-    models = {trial: _open(study, trial, loaded[trial], data) for trial in trials_of(study)}
     scores = _scores(study, models)
     missing = [trial for trial in models if trial not in scores]
     train([models[trial] for trial in missing], "trials", progress)
     for trial in missing:
-        score = macro_logloss([models[trial].source], data.schema.verticals)
+        score = macro_logloss([models[trial].source], verticals)
         append_row(_table(study), COLUMNS, _row(study, trial, models[trial], score))
     scores = _scores(study, models)
     best = {

@@ -14,13 +14,13 @@ from experiments.pipeline.environment import trace_test_read
 from experiments.pipeline.scoring import base_rates
 from experiments.pipeline.status import RunStatus
 from experiments.studies.ablation import differences
-from experiments.studies.ablation.choose import Trial, choose, trials_of
+from experiments.studies.ablation.choose import Trial, choose, open_trials, trials_of
 from experiments.studies.ablation.file import Ablation
 from experiments.studies.ablation.picture import ablation_picture
 from experiments.studies.files import hash_of, load_all, overrides
 from experiments.studies.scoring import measured, scored, truth_of
 from experiments.studies.tables import beside, replace_rows
-from experiments.studies.trainings import Model, open_model, train
+from experiments.studies.trainings import Model, open_model, rehearse, train
 
 COLUMNS = (
     *("data", "variant", "vertical", "task", "seed", "split", "examples", "base_rate", "constant_logloss"),
@@ -83,9 +83,13 @@ def ablate(
     with RunStatus(Path(study.output), hash_of(loaded), final) as step:
         step("data")
         data = prepare(loaded[study.full].config.data, progress)
-        _open(study, loaded, data, final is not None)  # refuses days that the data set does not have
+        tried = open_trials(study, trials, data)
+        places = {f"{path}: variants.{name}.trials[{number}]": of for (name, number), of in tried.items()}
+        variants = {f"{path}: variants.{of.name}": of for of in _open(study, loaded, data, final is not None)}
+        step("rehearsal")
+        rehearse(variants | places)
         step("trials")
-        chosen = choose(study, trials, data, progress)
+        chosen = choose(study, tried, data.schema.verticals, progress)
         loaded = _load_variants(study, path, common, chosen)
         models = _open(study, loaded, data, final is not None)
         if final is not None:

@@ -21,7 +21,7 @@ from experiments.studies.history.picture import history_picture
 from experiments.studies.history.timing import Cost, Place, costs
 from experiments.studies.scoring import measured, scored
 from experiments.studies.tables import beside, replace_rows
-from experiments.studies.trainings import Model, open_model, train
+from experiments.studies.trainings import Model, open_model, rehearse, train
 
 SPLIT = "tune"
 COLUMNS = (
@@ -93,6 +93,8 @@ def remember(study: History, path: Path, settings: Sequence[str], progress: Prog
         step("data")
         data = prepare(next(iter(loaded.values())).config.data, progress)
         models = _open(study, loaded, data)
+        step("rehearsal")
+        rehearse({f"{path}: {model.name}": model for model in models.values()})
         step("costs")
         requests = {place: _request(study, place, [*common, *of], data) for place, of in arguments.items()}
         found = costs(requests, study.rounds, Path(study.output) / "costs", progress)

@@ -23,7 +23,7 @@ from experiments.studies.scaling.law import Law, law
 from experiments.studies.scaling.picture import scaling_picture
 from experiments.studies.scoring import Measured, measured, scored
 from experiments.studies.tables import beside, replace_rows
-from experiments.studies.trainings import Model, open_model, train
+from experiments.studies.trainings import Model, open_model, rehearse, train
 
 SPLIT = "tune"
 COLUMNS = (
@@ -117,6 +117,8 @@ def scale(study: Scaling, path: Path, settings: Sequence[str], progress: Progres
             place: open_model(of, _name(*place), Path(study.output) / _name(*place), study.seeds, data)
             for place, of in zip(study.grid, loaded.values(), strict=True)
         }
+        step("rehearsal")
+        rehearse({f"{path}: {model.name}": model for model in models.values()})
         step("train")
         train(list(models.values())[::-1], "sizes", progress)
         step("score")

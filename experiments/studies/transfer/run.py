@@ -15,6 +15,7 @@ from distill.transfer import STUDENT, TEACHER
 from experiments.pipeline.banks import Task
 from experiments.pipeline.environment import trace_test_read, versions
 from experiments.pipeline.pool import default_workers, run_jobs
+from experiments.pipeline.rehearsal import rehearse_all
 from experiments.pipeline.run import write_logs
 from experiments.pipeline.status import RunStatus
 from experiments.pipeline.work import training_jobs
@@ -68,6 +69,8 @@ def transfer(
         if final is not None:
             trace_test_read(hash_of(loaded), final)
         lay_out(slices)
+        step("rehearsal")
+        _rehearse(slices, path)
         trackers = {of.name: _describe(of) for of in slices}
         for role, title in (
             (TEACHER, "teachers"),
@@ -87,6 +90,20 @@ def transfer(
         )
         _record(slices, trackers, progress)
     return Transferred(study, split, scored, picture)
+
+
+def _rehearse(slices: Sequence[OpenSlice], path: Path) -> None:
+    """Build every model of every slice that is still to be trained."""
+    rehearse_all(
+        {
+            f"{path}: {of.name}": [
+                (part.experiment, part.cell)
+                for part in of.own
+                if part.missing(tuple(of.experiment.config.seeds))
+            ]
+            for of in slices
+        }
+    )
 
 
 def _describe(of: OpenSlice) -> Tracker:
