@@ -98,14 +98,18 @@ def schema(config: ParquetConfig, data: DataConfig) -> FeatureSchema:
     """The folder's schema.yaml as it stands, for checking an experiment's names.
 
     Returns:
-        The schema; sizes that the data decide are 1, and it may name no days.
+        The schema; sizes that the data decide are 1, and days whose ends they decide end after 1, 2, 3... ms.
 
     Raises:
-        DataError: no such file, or one that breaks the form.
+        DataError: no such file, or one that breaks the form; days that it lists and the folder lacks, or vice versa.
     """
-    schema = FeatureSchema.load(data_root(data) / "schema.yaml")
+    root = data_root(data)
+    schema = FeatureSchema.load(root / "schema.yaml")
     sized = {name: dataclasses.replace(f, size=f.size or 1) for name, f in schema.sparse.items()}
-    return dataclasses.replace(schema, sparse=sized)
+    dates = list(day_folders(root))
+    _refuse_other_days(schema, dates, root)
+    days = schema.days or tuple(DayInfo(date, end) for end, date in enumerate(dates, start=1))
+    return dataclasses.replace(schema, sparse=sized, days=days)
 
 
 def prepare(config: ParquetConfig, data: DataConfig, folder: Path, progress: Progress) -> None:
@@ -218,13 +222,7 @@ def _days(
 ) -> tuple[DayInfo, ...]:
     """The schema's days, which must be the folders; or, if it has none, each over after its last row."""
     if schema.days:
-        listed = [str(day.date) for day in schema.days]
-        for date in [*listed, *dates]:
-            if date not in dates or date not in listed:
-                kind = "has no folder" if date in listed else "is not among the schema's days"
-                raise DataError(
-                    f"{root}: day {date} {kind}. Folders and `days` in schema.yaml must be the same."
-                )
+        _refuse_other_days(schema, dates, root)
         return tuple(DayInfo(str(day.date), day.end_ms) for day in schema.days)
     days: list[DayInfo] = []
     for date, parts in zip(dates, files, strict=True):
@@ -232,6 +230,14 @@ def _days(
         last = max((time for time in times if time is not None), default=0)
         days.append(DayInfo(date, max(last, days[-1].end_ms if days else 0) + 1))
     return tuple(days)
+
+
+def _refuse_other_days(schema: FeatureSchema, dates: Sequence[str], root: Path) -> None:
+    listed = [str(day.date) for day in schema.days]
+    for date in [*listed, *dates] if listed else []:
+        if date not in dates or date not in listed:
+            kind = "has no folder" if date in listed else "is not among the schema's days"
+            raise DataError(f"{root}: day {date} {kind}. Folders and `days` in schema.yaml must be the same.")
 
 
 def _in_order(

@@ -231,7 +231,15 @@ def test_one_mistake(tmp_path: Path, changes: dict[str, Any], message: str) -> N
         ({"schedule__lag": -1}, "schedule.lag: got -1; allowed: at least 0."),
         (
             {"schedule__lag": 4},
-            "schedule.lag: got 4 with the last tune day 6; allowed: a last tune day from 7 on, ",
+            "schedule.lag: got 4 with the last tune day 6; allowed: at most 3 or a last tune day from 7 on; else ",
+        ),
+        (
+            {"schedule__lag": 9},
+            "schedule.lag: got 9 with the last tune day 6; allowed: at most 3; else no student trains on a day that",
+        ),
+        (
+            {"schedule__test_days": [9, 10, 11]},
+            "schedule.test_days: got days 9, 10, 11; allowed: day 2 to 8, the last day of the data set.",
         ),
         (
             {"schedule__student_first_day": 5},

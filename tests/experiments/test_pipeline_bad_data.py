@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from experiments.__main__ import main
 from tests.experiments.tiny_experiment import write_days, write_experiment
@@ -112,3 +113,22 @@ def test_status_says_what_was_wrong(whole: Path, tmp_path: Path) -> None:
     main(["run", str(config)])
     status = json.loads((tmp_path / "a" / "out" / "status.json").read_text())
     assert (status["state"], status["step"]) == ("failed", "data") and "price: got nan" in status["error"]
+
+
+def test_days_that_the_data_do_not_have_are_told_by_validate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the schema lists none, and the folders alone say how many there are."""
+    data = write_days(tmp_path / "mine", days=3, rows=20)
+    schema = yaml.safe_load((data / "schema.yaml").read_text())
+    (data / "schema.yaml").write_text(yaml.safe_dump({k: v for k, v in schema.items() if k != "days"}))
+    config = write_experiment(tmp_path / "a", data, tmp_path / "cache", schedule={})
+    assert main(["validate", str(config)]) == 2
+    said = capsys.readouterr().err
+    allowed = "allowed: day 2 to 3, the last day of the data set."
+    assert f"schedule.tune_days: got days 9, 10, 11; {allowed} [9, 10, 11] is the default." in said
+    assert f"schedule.test_days: got days 12, 13, 14; {allowed}" in said
+    assert main(["validate", str(config), "--set", "schedule={tune_days: [3], test_days: []}"]) == 2
+    assert (
+        "lag: got 1 with the last tune day 3; allowed: at most 0; else no student" in capsys.readouterr().err
+    )
