@@ -21,8 +21,8 @@ def fnv1a(value):  # 64 bits, over the UTF-8 bytes of a text or the 8 little-end
     return h
 
 
-def rows(one):  # of a feature's raw ids
-    column, first = table[one["name"]].combine_chunks(), int(one["unknown"])
+def rows(one, column):  # of a feature's raw ids
+    first = int(one["unknown"])
     if one["ids"] == "vocabulary":
         known = pq.read_table(folder / "vocabulary" / f"{one['name']}.parquet")["value"]
         column = pc.index_in(column, value_set=known)
@@ -37,9 +37,13 @@ def rows(one):  # of a feature's raw ids
 
 inputs = {"user": np.arange(table.num_rows)}  # every row a user of its own
 for name, of_user in (("user_values", True), ("values", False)):
-    columns = [rows(one) for one in signature["features"] if one["of_user"] == of_user]
-    if columns:
-        inputs[name] = np.stack(columns, axis=1)
+    single = [one for one in signature["features"] if not one["multi"] and one["of_user"] == of_user]
+    if single:
+        inputs[name] = np.stack([rows(one, table[one["name"]].combine_chunks()) for one in single], axis=1)
+for one in (one for one in signature["features"] if one["multi"]):
+    lists = table[one["name"]].combine_chunks()
+    inputs[f"values_{one['name']}"] = rows(one, lists.flatten())
+    inputs[f"offsets_{one['name']}"] = np.cumsum([0, *pc.list_value_length(lists).to_pylist()])
 if signature["dense"]:
     inputs["dense"] = np.stack([table[n].to_numpy() for n in signature["dense"]], axis=1).astype(np.float32)
 arrays = [np.load(path) for path in (folder / "tables" / f"{n}.npy" for n in signature["arrays"])]

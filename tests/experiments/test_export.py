@@ -160,6 +160,7 @@ def test_folder_says_how_raw_ids_become_rows(export: Path) -> None:
         "item_id": "rows of the table, whole numbers from 0 to 59",
         "shop": "any integer; the row is 1 + h mod 15, h the 64-bit FNV-1a hash of its 8 little-endian bytes; null: "
         "row 0",
+        "words": "any text; the row is 1 + h mod 7, h the 64-bit FNV-1a hash of its UTF-8 bytes; null: row 0",
     }
     assert f"- `shop`: {signature['ids']['shop']}." in (export / "MODEL_CARD.md").read_text()
 
