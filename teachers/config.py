@@ -135,11 +135,13 @@ class SurfaceConfig:
 
 @dataclass
 class OutcomeConfig:
-    """Learning from what came of the history's events (ours, `teachers.event_outcomes`).
+    """Predicting also the tasks of the history's events, each from the events before it (ours,
+    `teachers.event_outcomes`).
 
     Attributes:
-        weight: of the loss of an event's outcomes, where an example's own labels have 1; 0 for none of it.
-        hidden: units of the layer that predicts them.
+        weight: of this loss for each event, beside 1 for the example's own labels; 0, and there is neither this loss
+            nor its two tokens. The studies here begin with 0.1.
+        hidden: width of the hidden layer that predicts them.
     """
 
     weight: float = 0.0
@@ -169,7 +171,8 @@ class GEMConfig:
         summaries: what the towers tell each other.
         wukong: a layer of the tower over the features.
         surfaces: what is a surface's own.
-        outcomes: learning from what came of the history's events.
+        outcomes: predict also what came of each event of the history (clicked, bought...) from the events before it:
+            many more labels to learn from, and two tokens for the other tower. Off unless `weight` is set.
     """
 
     dim: int = 32
