@@ -12,6 +12,7 @@ from distill.cells import POOLED
 from distill.progress import duration
 from experiments.curves import band
 from experiments.overview import findings
+from experiments.quantity import counted, listed, spanned
 from experiments.recorded import STUDENT, TEACHER, RecordedRun, read_run
 from experiments.summary import panels
 
@@ -37,10 +38,9 @@ def closing_lines(folder: Path, report: Path) -> list[str]:
 
 def _trained(run: RecordedRun) -> str:
     schedule = run.config["schedule"]
-    days, seeds = run.judged_days, ", ".join(map(str, run.seeds))
     return (
-        f"{run.name}: {len(run.trainings)} trainings of seeds {seeds}, {schedule['kind']}, lag {schedule['lag']}, "
-        f"scored on days {days[0]} to {days[-1]}."
+        f"{run.name}: {counted(len(run.trainings), 'training')} of {listed('seed', run.seeds)}, {schedule['kind']}, "
+        f"lag {schedule['lag']}, scored on {spanned(run.judged_days)}."
     )
 
 

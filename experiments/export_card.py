@@ -51,9 +51,9 @@ def card(
         f"reads {', '.join([*(one.name for one in signature.features), *signature.dense])}"
         + (f" and a history of {signature.history_length} events." if signature.history_length else "."),
         f"- Channels from the teacher: {channels} (set '{cell.channel}'); what only trains is not in this folder.",
-        f"- Data: {data.schema.name}, {LICENCES.get(data.source, 'not known')}; fingerprint {data.fingerprint}.",
+        f"- Data: {data.schema.name}, {LICENCES.get(data.source, 'not known')}; fingerprint {data.fingerprint[:12]}.",
         f"- Trained through day {trained_through}, seed {seed}.",
-        f"- Config {experiment.config_hash}, commit {git_commit()}.",
+        f"- Config {experiment.config_hash[:12]}, commit {git_commit()}.",
         *_raw_ids(signature),
         *_of_teacher(signature),
         *facts,

@@ -122,6 +122,8 @@ def _losing(panels: Sequence[Panel]) -> str:
     places = {(e.cell_id, p.vertical, p.task) for p in panels for e in p.entries if e.loses_to_constant}
     if not places:
         return "No model loses to predicting the base rate."
+    if len(places) == 1:
+        return "1 score is worse than predicting the base rate; it is marked."
     return f"{len(places)} scores are worse than predicting the base rate; they are marked."
 
 

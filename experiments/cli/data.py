@@ -99,7 +99,9 @@ def _features(data: DataSet) -> Table:
 
     table = Table("feature", "group", "ids", title="inputs", title_justify="left")
     for feature in data.schema.sparse.values():
-        table.add_row(feature.name, feature.group, f"{feature.size:,}{' (several)' if feature.multi else ''}")
+        kind = "" if feature.ids == "rows" else f" by {feature.ids}"
+        several = " (several)" if feature.multi else ""
+        table.add_row(feature.name, feature.group, f"{feature.size:,}{kind}{several}")
     for name in data.schema.dense:
         table.add_row(name, "", "a number")
     for name, content in modalities(data).items():

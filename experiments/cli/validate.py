@@ -12,6 +12,7 @@ from distill.errors import ConfigErrors, Problem
 from distill.fields import describe
 from distill.load_config import LoadedConfig, load_config, load_student
 from experiments.cli.common import add_set
+from experiments.quantity import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +56,6 @@ def _size(loaded: LoadedConfig) -> str:
     cells = sum(len(student.verticals) * len(student.channels) for student in config.students)
     teacher = "no teacher" if config.teacher is None else f"teacher {config.teacher.name}"
     return (
-        f"{teacher}, {len(config.students)} students in {cells} cells, {len(config.seeds)} seeds, "
-        f"config {loaded.config_hash[:12]}"
+        f"{teacher}, {counted(len(config.students), 'student')} in {counted(cells, 'cell')}, "
+        f"{counted(len(config.seeds), 'seed')}, config {loaded.config_hash[:12]}"
     )

@@ -20,6 +20,7 @@ from experiments.compare.details import (
 from experiments.compare.scores import score_table, scored_tasks, transfer_table
 from experiments.compare.tables import MARK, Compared, print_table
 from experiments.overview import findings
+from experiments.quantity import listed
 from experiments.recorded import read_run
 from experiments.slices import MIN_ROWS
 from experiments.summary import paired_gains, panels
@@ -82,6 +83,6 @@ def _places(runs: Sequence[Compared]) -> list[tuple[str, str]]:
 def _head(each: Compared) -> str:
     run = each.run
     kind = "final scores" if run.split == "test" else "development scores"
-    days = f" of days {', '.join(map(str, run.judged_days))}" if run.judged_days else ""
+    days = f" of {listed('day', run.judged_days)}" if run.judged_days else ""
     state = "" if run.complete else " (incomplete run)"
-    return f"{each.name}: {kind}{days}, seeds {', '.join(map(str, run.seeds))}{state}"
+    return f"{each.name}: {kind}{days}, {listed('seed', run.seeds)}{state}"

@@ -99,5 +99,5 @@ def _ratio(row: Row) -> str:
     if row["tr"] is None:
         return "undefined"
     if row["tr_low"] is None or row["tr_high"] is None:
-        return f"{row['tr']:.2f}"
-    return f"{row['tr']:.2f} [{row['tr_low']:.2f}, {row['tr_high']:.2f}]"
+        return f"{row['tr']:z.2f}"
+    return f"{row['tr']:z.2f} [{row['tr_low']:z.2f}, {row['tr_high']:z.2f}]"

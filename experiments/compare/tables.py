@@ -72,4 +72,4 @@ def marked(gain: Estimate | None) -> str:
     """A difference with its mark of significance; empty where there is none."""
     if gain is None or gain.value is None:
         return ""
-    return f"{gain.value:+.4f}{MARK if gain.excludes_zero else ' '}"
+    return f"{gain.value:+z.4f}{MARK if gain.excludes_zero else ' '}"

@@ -99,4 +99,4 @@ def _bar(bar: Bar, number: int, scale: Scale) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−")
+    return f"{value:z.2f}".replace("-", "−")

@@ -71,5 +71,6 @@ def _line(entry: Entry, each: Correction, name: str, channels: list[str]) -> Lin
 
 def _ends(lines: Sequence[Line]) -> str:
     return "; ".join(
-        f"{each.label} {list(each.points.values())[-1].mean:+.4f} on day {max(each.points)}" for each in lines
+        f"{each.label} {list(each.points.values())[-1].mean:+z.4f} on day {max(each.points)}"
+        for each in lines
     )

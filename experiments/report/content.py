@@ -13,6 +13,7 @@ from experiments.curves import DayScore, day_scores
 from experiments.familiarity import familiarity_of
 from experiments.family import family, sets_of
 from experiments.overview import best_channels, findings
+from experiments.quantity import spanned
 from experiments.recorded import STUDENT, TEACHER, RecordedRun
 from experiments.reliability import reliability
 from experiments.report.calibration_figures import correction_figures, reliability_figures
@@ -123,14 +124,9 @@ def _about(run: RecordedRun, channels: list[str]) -> dict[str, str]:
         "Channels": ", ".join(channels),
         "Seeds": ", ".join(map(str, run.seeds)),
         "Schedule": f"{schedule['kind']}, lag {schedule['lag']}" if schedule else "",
-        "Scored on": f"days {_days(run.judged_days)}" if run.judged_days else "",
+        "Scored on": spanned(run.judged_days) if run.judged_days else "",
     }
     return {name: value or UNDEFINED for name, value in facts.items()}
-
-
-def _days(days: list[int]) -> str:
-    run_of_days = len(days) > 1 and days == list(range(days[0], days[-1] + 1))
-    return f"{days[0]}–{days[-1]}" if run_of_days else ", ".join(map(str, days))
 
 
 def _curves(run: RecordedRun) -> dict[tuple[str, str, str], list[DayScore]]:

@@ -138,7 +138,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 def tick_labels(values: Sequence[float]) -> list[str]:
     """The shortest decimals that tell the ticks apart, the same number of digits for all."""
     for digits in range(7):
-        labels = [f"{value:.{digits}f}" for value in values]
+        labels = [f"{value:z.{digits}f}" for value in values]
         if all(abs(float(label) - value) < 1e-9 for label, value in zip(labels, values, strict=True)):
             return [label.replace("-", "−") if float(label) else f"{0:.{digits}f}" for label in labels]
     return [f"{value:.2g}" for value in values]

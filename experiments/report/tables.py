@@ -84,7 +84,7 @@ def spread(value: Band | None, digits: int = 4) -> str:
 
 def signed(value: float, digits: int = 4) -> str:
     """`+0.0123` or `−0.0123`."""
-    return f"{value:+.{digits}f}".replace("-", "−")
+    return f"{value:+z.{digits}f}".replace("-", "−")
 
 
 def interval(low: float | None, high: float | None, digits: int = 4) -> str:

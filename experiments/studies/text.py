@@ -41,7 +41,7 @@ def print_table(table: Table, console: Console) -> None:
 
 def number(value: float | None, digits: int) -> str:
     """A number, or a dash."""
-    return UNDEFINED if value is None else f"{value:,.{digits}f}"
+    return UNDEFINED if value is None else f"{value:z,.{digits}f}"
 
 
 def large(value: float | None) -> str:
@@ -60,11 +60,11 @@ def gain_text(row: Mapping[str, Any] | None) -> str:
         return ""
     low, high = row["low"], row["high"]
     clear = low is not None and (low > 0 or high < 0)
-    return f"{row['gain']:+.4f}{_MARK if clear else ' '}"
+    return f"{row['gain']:+z.4f}{_MARK if clear else ' '}"
 
 
 def interval_text(row: Mapping[str, Any], digits: int = 4) -> str:
     """A value with its interval."""
     if row["low"] is None:
-        return f"{row['gain']:+.{digits}f}"
-    return f"{row['gain']:+.{digits}f} [{row['low']:+.{digits}f}, {row['high']:+.{digits}f}]"
+        return f"{row['gain']:+z.{digits}f}"
+    return f"{row['gain']:+z.{digits}f} [{row['low']:+z.{digits}f}, {row['high']:+z.{digits}f}]"

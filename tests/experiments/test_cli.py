@@ -248,7 +248,7 @@ def test_a_reader_that_leaves_early() -> None:
 def test_validate_tells_the_size(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["validate", DEMO, "--set", "students.stories_din.channels=[none]", "--set", "seeds=[5]"]
     assert main(arguments) == 0
-    assert ": ok, teacher gem, 4 students in 16 cells, 1 seeds, config " in capsys.readouterr().out
+    assert ": ok, teacher gem, 4 students in 16 cells, 1 seed, config " in capsys.readouterr().out
 
 
 def test_validate_collects_the_problems_of_all_files(
@@ -337,6 +337,15 @@ def test_data_describe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert any(row[1:10:2] == ["feed", "click", "5", "2", "0.4000"] for row in rows)
     assert main(["data", "describe", str(tmp_path / "small")]) == 2
     assert "--through: got 11, allowed: 1 to 2" in capsys.readouterr().err
+
+
+def test_data_describe_tells_how_ids_are_numbered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_small(tmp_path / "small").folder
+    schema = yaml.safe_load((folder / "schema.yaml").read_text())
+    schema["sparse"]["item_id"]["ids"] = "vocabulary"
+    (folder / "schema.yaml").write_text(yaml.safe_dump(schema))
+    assert main(["data", "describe", str(folder), "--through", "1"]) == 0
+    assert f"{schema['sparse']['item_id']['size']} by vocabulary" in capsys.readouterr().out
 
 
 def test_data_describe_prints_modalities(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

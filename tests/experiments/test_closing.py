@@ -30,7 +30,7 @@ def test_ten_lines_at_most_and_the_report_last(folder: Path, lines: list[str]) -
 
 def test_what_was_trained(lines: list[str]) -> None:
     # Teacher, and three channels on each of three surfaces, twice.
-    assert lines[0] == "synthetic: 20 trainings of seeds 0, 1, progressive, lag 1, scored on days 9 to 11."
+    assert lines[0] == "synthetic: 20 trainings of seeds 0, 1, progressive, lag 1, scored on days 9–11."
 
 
 def test_the_teachers_scores_are_those_of_results(folder: Path, lines: list[str]) -> None:

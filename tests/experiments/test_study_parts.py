@@ -35,6 +35,12 @@ def test_new_rows_take_the_place_of_those_they_renew(tmp_path: Path) -> None:
     ]
 
 
+def test_nothing_is_minus_nothing() -> None:
+    assert number(-1e-5, 2) == "0.00"
+    row = {"gain": -1e-6, "low": -2e-5, "high": 1e-5}
+    assert gain_text(row).strip() == "+0.0000" and interval_text(row) == "+0.0000 [+0.0000, +0.0000]"
+
+
 def _row(data: str, split: str, value: float | None) -> dict[str, object]:
     return {"data": data, "split": split, "value": value}
 

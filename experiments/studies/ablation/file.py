@@ -10,6 +10,7 @@ from typing import Any
 from distill.checks import check_name
 from distill.errors import nearest
 from distill.findings import Findings, show
+from experiments.quantity import counted
 from experiments.studies.files import (
     ComparisonFile,
     check_seeds,
@@ -115,4 +116,4 @@ def _check_variant(study: Ablation, name: str, variant: Variant, findings: Findi
         findings.add(place, "a peer or per_surface", "neither, since it is the full model")
     elif variant.trials and name not in study.tuned:
         allowed = "none: it takes the full model's settings (or `peer: true`)"
-        findings.add((*place, "trials"), f"{len(variant.trials)} trials", allowed)
+        findings.add((*place, "trials"), counted(len(variant.trials), "trial"), allowed)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distill.cells import POOLED
+from experiments.quantity import listed
 from experiments.studies.ablation.differences import BEST_PEER, SHARE
 from experiments.studies.ablation.run import Ablated
 from experiments.studies.scoring import ORACLE
@@ -32,8 +33,8 @@ Row = Mapping[str, Any]
 def print_ablation(found: Ablated, console: Console) -> None:
     """Print one table of pooled scores and one of gains by surface per task, then the verdicts."""
     study = found.study
-    seeds = ", ".join(map(str, study.seeds))
-    console.print(f"{study.data}: {_SPLITS[found.split]}, seeds {seeds}", highlight=False)
+    seeds = listed("seed", study.seeds)
+    console.print(f"{study.data}: {_SPLITS[found.split]}, {seeds}", highlight=False)
     for name, trial in found.chosen.items():
         console.print(f"chosen for {name}: {trial}", highlight=False, markup=False, soft_wrap=True)
     for task in dict.fromkeys(row["task"] for row in found.rows):

@@ -8,6 +8,7 @@ from statistics import fmean
 from rich.console import Console
 from rich.table import Table
 
+from experiments.quantity import listed
 from experiments.studies.history.run import Remembered
 from experiments.studies.history.timing import Place
 from experiments.studies.text import UNDEFINED, gain_text, new_table, number, print_table
@@ -22,9 +23,9 @@ MOST_MIB = 8 * 1024
 def print_history(found: Remembered, console: Console) -> None:
     """Print costs and qualities, then the bars."""
     study = found.study
-    seeds = ", ".join(map(str, study.seeds))
+    seeds = listed("seed", study.seeds)
     console.print(
-        f"{study.data}: batches of {study.batch_size}, one thread; tune days, pooled rows, seeds {seeds}",
+        f"{study.data}: batches of {study.batch_size}, one thread; tune days, pooled rows, {seeds}",
         highlight=False,
     )
     print_table(_costs(found), console)

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distill.interval import Estimate
+from experiments.quantity import listed
 from experiments.studies.scaling.run import COMPUTE, Fitted, Scaled
 from experiments.studies.text import UNDEFINED, large, new_table, print_table
 
@@ -16,8 +17,8 @@ _AGAINST = {"train_flops": "training FLOPs", "params": "parameters"}
 
 def print_scaling(found: Scaled, console: Console) -> None:
     """Print points and laws of every task, then what they say."""
-    seeds = ", ".join(map(str, found.study.seeds))
-    console.print(f"{found.study.data}: tune days, pooled rows, seeds {seeds}", highlight=False)
+    seeds = listed("seed", found.study.seeds)
+    console.print(f"{found.study.data}: tune days, pooled rows, {seeds}", highlight=False)
     for task in dict.fromkeys(point.task for point in found.points):
         print_table(_points(found, task), console)
     print_table(_laws(found), console)

@@ -161,10 +161,10 @@ def _twice(x: float, top: float, bottom: float) -> str:
 def _mark(row: Row, x: Scale, y: float) -> str:
     name, value = row["channel"], row["tr"]
     colour = _COLOURS.get(name, _COLOURS["control" if name in CONTROLS else "other"])
-    told = f"{value:.2f}".replace("-", "−")
+    told = f"{value:z.2f}".replace("-", "−")
     parts = [
         title(
-            f"{name}, {row['task']}: {told} [{row['tr_low']:.2f}, {row['tr_high']:.2f}], {row['seeds']} seeds"
+            f"{name}, {row['task']}: {told} [{row['tr_low']:z.2f}, {row['tr_high']:z.2f}], {row['seeds']} seeds"
         )
     ]
     parts.append(error_bar(row["tr_low"], row["tr_high"], x, y))

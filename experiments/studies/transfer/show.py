@@ -13,6 +13,7 @@ from rich.table import Table
 from distill.cells import POOLED
 from distill.claims import WHOLES
 from distill.transfer import MACRO, STUDENT, TEACHER
+from experiments.quantity import listed
 from experiments.studies.text import UNDEFINED, new_table, number, print_table
 from experiments.studies.transfer import bars, calibration
 from experiments.studies.transfer.run import Transferred
@@ -45,8 +46,8 @@ _BARS = {
 def print_transfer(found: Transferred, console: Console) -> None:
     """Print a table per condition, student and task, then one per bar with its verdicts."""
     study = found.study
-    seeds = ", ".join(map(str, study.seeds))
-    _say(console, f"{study.data}: {_SPLITS[found.split]}, seeds {seeds}; settings: {_settings(study.tuning)}")
+    seeds = listed("seed", study.seeds)
+    _say(console, f"{study.data}: {_SPLITS[found.split]}, {seeds}; settings: {_settings(study.tuning)}")
     rows = _select(found.scored.rows, split=found.split)
     ratios = _select(found.scored.ratios, split=found.split, vertical=MACRO)
     for condition in dict.fromkeys(_condition(row) for row in rows if row["role"] == STUDENT):
@@ -112,7 +113,7 @@ def _transfer(of: Mapping[str, Row]) -> list[str]:
 def _tr(row: Row) -> str:
     if row["tr"] is None:
         return bars.UNDEFINED
-    return f"{row['tr']:.3f} [{row['tr_low']:.3f}, {row['tr_high']:.3f}]"
+    return f"{row['tr']:z.3f} [{row['tr_low']:z.3f}, {row['tr_high']:z.3f}]"
 
 
 def _scores(rows: Sequence[Row]) -> list[str]:
@@ -150,14 +151,14 @@ def _value(row: Row) -> str:
     if row["value"] is None:
         return UNDEFINED
     if row["low"] is None:
-        return f"{row['value']:+.4f}"
-    return f"{row['value']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+        return f"{row['value']:+z.4f}"
+    return f"{row['value']:+z.4f} [{row['low']:+z.4f}, {row['high']:+z.4f}]"
 
 
 def _ratio(row: Row) -> str:
     """Of two gains; undefined, never a number, where the second is none."""
     if row["ratio"] is not None:
-        return f"{row['ratio']:.2f}"
+        return f"{row['ratio']:z.2f}"
     return bars.UNDEFINED if row["bar"] in (bars.TWICE, bars.TWICE_SINGLE) else UNDEFINED
 
 
