@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -37,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.run(args)
     except SystemExit as stop:  # argparse has printed help or a usage error
         return int(stop.code or 0)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 1, debug)
+    except KeyboardInterrupt as stop:
+        return _fail(_interrupted(stop, sys.argv[1:] if argv is None else argv), 1, debug)
     except UserError as error:
         return _fail(_user_message(error), 2, debug)
     except BrokenPipeError:
@@ -55,6 +56,12 @@ def _fail(message: str, code: int, debug: bool) -> int:
         traceback.print_exc()
     print(f"distill: {message}", file=sys.stderr)
     return code
+
+
+def _interrupted(stop: KeyboardInterrupt, argv: Sequence[str]) -> str:
+    """What is kept, as `RunStatus` notes it, and the command that goes on."""
+    kept = getattr(stop, "__notes__", [])
+    return f"interrupted. {kept[0]}. To go on: {shlex.join(['distill', *argv])}" if kept else "interrupted"
 
 
 def _user_message(error: UserError) -> str:

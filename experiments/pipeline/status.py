@@ -21,10 +21,11 @@ class RunStatus:
         folder: the run folder.
         config_hash: of the experiment.
         final: reason for reading the test days, or None.
+        goes_on: an interruption is told what is kept; False of what begins anew.
     """
 
-    def __init__(self, folder: Path, config_hash: str, final: str | None):
-        self.folder = folder
+    def __init__(self, folder: Path, config_hash: str, final: str | None, goes_on: bool = True):
+        self.folder, self._goes_on = folder, goes_on
         self.content = {
             "state": "running",
             "step": "start",
@@ -43,8 +44,12 @@ class RunStatus:
         signal.signal(signal.SIGTERM, self._handler)
         if kind is None:
             self._write(state="done")
-        elif issubclass(kind, KeyboardInterrupt):
+        elif isinstance(error, KeyboardInterrupt):
             self._write(state="interrupted")
+            if self._goes_on:
+                error.add_note(
+                    f"What is finished is kept in {self.folder}, a training under way as of its newest checkpoint"
+                )
         else:
             self._write(state="failed", error=str(error))
 

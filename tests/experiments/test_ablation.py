@@ -273,7 +273,8 @@ def test_an_interrupted_study_says_so_and_can_go_on(
     monkeypatch.setattr(choose, "train", interrupted)
     study = write_study(tmp_path, done.folder.parent / "base" / "tiny.yaml")
     assert main(["study", "ablation", str(study)]) == 1
-    assert capsys.readouterr().err.splitlines()[-1] == "distill: interrupted"
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("distill: interrupted. What is finished is kept in ")
     status = json.loads((tmp_path / "runs" / "status.json").read_text())
     assert (status["state"], status["step"]) == ("interrupted", "trials")
     assert not list(tmp_path.glob("*.csv"))
@@ -343,7 +344,7 @@ def refused(done: Finished, tmp_path: Path, **changes: Any) -> list[str]:
         ({"variants": {}}, "full: got 'gem'; allowed: no name, since there is no variant."),
         ({"variants__gem__peer": True}, "variants.gem: got a peer or per_surface; allowed: neither"),
         ({"variants__din__trials": []}, "variants: got trials: 2 of gem, 0 of din; allowed: equally many"),
-        ({"variants__no_layers__trials": [{}]}, "variants.no_layers.trials: got 1 trials; allowed: none"),
+        ({"variants__no_layers__trials": [{}]}, "variants.no_layers.trials: got 1 trial; allowed: none"),
         (
             {"variants__no_layers__set": {"schedule.lag": 2}},
             "the key schedule.lag; allowed: keys of the teacher",

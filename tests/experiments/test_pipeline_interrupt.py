@@ -69,7 +69,9 @@ def test_interrupted_run_is_readable_and_can_be_finished(
     printed, messages = process.communicate(timeout=SECONDS)
 
     assert process.poll() == 1
-    assert messages.splitlines()[-1] == "distill: interrupted" and "Traceback" not in messages + printed
+    said = messages.splitlines()[-1]
+    assert said.startswith(f"distill: interrupted. What is finished is kept in {out}, ")
+    assert said.endswith(f"To go on: distill run {config}") and "Traceback" not in messages + printed
     wait_until_nobody_is_left(process.pid)
     run = read_run(out)
     assert (run.status["state"], run.status["step"]) == ("interrupted", "teacher")

@@ -109,7 +109,7 @@ def climb(study: Efficiency, path: Path, settings: Sequence[str], progress: Prog
         *(study.experiment, common, study.day, study.batch_size, study.batches, study.rounds),
         *(study.processes, study.compile, device, ""),
     )
-    with RunStatus(Path(study.output), hash_of(loaded), None) as step:
+    with RunStatus(Path(study.output), hash_of(loaded), None, goes_on=False) as step:
         step("data")
         prepare(loaded[study.data].config.data, progress)
         with tempfile.TemporaryDirectory(dir=study.output) as caches:
