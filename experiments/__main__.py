@@ -47,8 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
+        notes = "".join(f", {note}" for note in getattr(error, "__notes__", []))
         hint = "" if debug else " (--debug shows where)"
-        return _fail(f"{type(error).__name__}: {error}{hint}", 1, debug)
+        return _fail(f"{type(error).__name__}: {error}{notes}{hint}", 1, debug)
 
 
 def _fail(message: str, code: int, debug: bool) -> int:

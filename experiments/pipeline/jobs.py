@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from distill.batch import Batch
 from distill.cells import Cell
 from distill.checkpoint import save_model
 from distill.config import ShardingConfig, StudentConfig, of_seed
@@ -90,7 +91,12 @@ def train_student(
 
 
 def cost_of(experiment: Experiment, cell: Cell, model: Architecture, batch_size: int) -> ModelCost:
-    """What a model costs on its surface, counted on a batch of the last day before the tune days.
+    """What a model costs on its surface; see `a_batch`."""
+    return model_cost(model, [a_batch(experiment, cell, model, batch_size)])
+
+
+def a_batch(experiment: Experiment, cell: Cell, model: Architecture, batch_size: int) -> Batch:
+    """The first batch of the last day before the tune days, of a model's surface.
 
     Raises:
         UserError: the surface has no rows on the days that are scored.
@@ -99,4 +105,4 @@ def cost_of(experiment: Experiment, cell: Cell, model: Architecture, batch_size:
     plan = experiment.schedule.teacher_plan() if is_teacher else experiment.schedule.student_plan()
     plan, _ = with_rows(experiment, cell, plan)
     days = streams(experiment, model, batch_size, cell.domains, Supply())
-    return model_cost(model, days(counted_day(experiment.schedule, plan), False))
+    return next(iter(days(counted_day(experiment.schedule, plan), False)))

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
+import torch
+
+from distill.batch import Batch
 from distill.cells import NONE, Cell
 from distill.config import DomainTeacherConfig, OptimizerConfig, StudentConfig, TeacherConfig
 from distill.errors import ConfigErrors, DataError, Problem, UserError
@@ -16,7 +19,7 @@ from distill.protocols import Architecture, Channel
 from distill.user_file import is_user_file
 from experiments.pipeline.build import build_autoencoder, build_model, build_student
 from experiments.pipeline.experiment import Experiment
-from experiments.pipeline.jobs import cost_of, is_done
+from experiments.pipeline.jobs import a_batch, is_done
 from experiments.pipeline.supply import check_supply
 from experiments.pipeline.training import with_rows
 
@@ -47,7 +50,7 @@ def rehearse_all(models: Mapping[str, Iterable[tuple[Experiment, Cell]]]) -> Non
         DataError: a day of the data cannot be read.
     """
     rehearsal = _Rehearsal()
-    problems: dict[tuple[str, str], Problem] = {}
+    problems: dict[tuple[str, str, str], Problem] = {}
     for place, of_place in models.items():
         for experiment, cell in of_place:
             try:
@@ -55,13 +58,22 @@ def rehearse_all(models: Mapping[str, Iterable[tuple[Experiment, Cell]]]) -> Non
             except DataError:
                 raise
             except UserError as error:
-                problems.setdefault((cell.model, str(error)), _problem(place, cell, error))
+                if (cell.model, NONE, str(error)) not in problems:  # what it refuses whatever it learns by
+                    key = (cell.model, cell.channel, str(error))
+                    problems.setdefault(key, _problem(place, cell, error))
+            except Exception as error:  # of a user's own architecture, most likely
+                error.add_note(_model(cell))
+                raise
     if problems:
         raise ConfigErrors(list(problems.values()))
 
 
+def _model(cell: Cell) -> str:
+    return f"{cell.role.replace('_', ' ')} '{cell.model}'"
+
+
 def _problem(place: str, cell: Cell, error: UserError) -> Problem:
-    model = f"{cell.role.replace('_', ' ')} '{cell.model}'"
+    model = _model(cell)
     key = "" if cell.channel == NONE else f"channels.{cell.channel}"
     said = str(error).removeprefix(f"{model}: ")
     return Problem(f"{place}: {model}" if place else model, key, "", "", said)
@@ -95,7 +107,7 @@ class _Rehearsal:
             model, built = build_student(config, channels, config.optimizer, schema, _SEED, base)
             self._check_sources(experiment, cell, built.values())
         if is_user_file(config.architecture) and not channels:  # nobody else has ever called it
-            cost_of(experiment, cell, model, config.optimizer.batch_size)
+            _check_output(model, a_batch(experiment, cell, model, config.optimizer.batch_size))
         if isinstance(config, TeacherConfig):
             build_autoencoder(config.representation, model, _SEED)
         return model
@@ -112,6 +124,22 @@ class _Rehearsal:
                 if key not in self._teachers:
                     self._teachers[key] = self._new(experiment, of)
                 channel.check_teacher(self._teachers[key], of.model)
+
+
+@torch.no_grad()
+def _check_output(model: Architecture, batch: Batch) -> None:
+    """What a model says of a batch has the shapes that `Architecture` and `Output` ask for."""
+    output, examples = model(batch), len(batch)
+    shapes = {"logits": (output.logits, len(model.tasks), "tasks")}
+    shapes |= {
+        f"taps.{n}": (output.taps.get(n), w, f"tap_widths['{n}']") for n, w in model.tap_widths.items()
+    }
+    for name, (found, width, why) in shapes.items():
+        got = "nothing" if found is None else list(found.shape)
+        if got != [examples, width]:
+            raise UserError(
+                f"{type(model).__name__}.forward: {name}: got {got}, allowed: {[examples, width]}, the batch and {why}"
+            )
 
 
 def _key(experiment: Experiment, cell: Cell) -> str:

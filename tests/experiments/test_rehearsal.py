@@ -20,6 +20,7 @@ WRONG = {
     "tap": {"ah": {"tap": "penulti"}},
     "weights": {"ah": {"task_weights": {"clik": 1}}},
     "width": {"sharing": {"dim": 16}},
+    "wider": {"ah": {}, "sharing": {"dim": 16}},
 }
 
 
@@ -28,10 +29,11 @@ def test_before_the_teacher(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     write_experiment(tmp_path / "a", data, tmp_path / "cache", channels=WRONG, **CHANGES)
     assert main(["run", str(tmp_path / "a" / "tiny.yaml")]) == 2
     said = capsys.readouterr().err
-    assert "distill: 3 problems" in said
+    assert "distill: 4 problems" in said
     assert (
         "student 'small': channels.width: sharing.dim: got 16, allowed: 8, the width of 'user_id' in" in said
     )
+    assert "student 'small': channels.wider: sharing.dim: got 16" in said
     assert "student 'small': channels.tap: ah.tap: got 'penulti', allowed: " in said
     assert "student 'small': channels.weights: ah.task_weights: got 'clik', allowed: click, order" in said
     assert not (tmp_path / "a" / "out" / "teacher").exists()
@@ -54,19 +56,44 @@ def test_a_surface_without_rows_on_the_tune_days_is_told_before_the_teacher(
     assert not (tmp_path / "a" / "out" / "teacher").exists()
 
 
+FORWARD = {
+    "self.layer(batch.dense)": (1, "'Own' object has no attribute 'layer', student 'own' (--debug"),
+    "Output(batch.dense[:, 0], {})": (
+        2,
+        "student 'own': Own.forward: logits: got [",
+    ),
+    "Output(batch.dense[:, [0, 0]], {})": (
+        2,
+        "student 'own': Own.forward: taps.penultimate: got nothing, allowed: [",
+    ),
+}
+
+
+@pytest.mark.parametrize("returned", FORWARD)
 def test_a_model_of_ones_own_is_called_before_the_teacher_is_trained(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], returned: str
 ) -> None:
     data = write_days(tmp_path / "mine", days=4, rows=150)
-    student = {"name": "own", "architecture": "own.py:Own", "verticals": ["feed"], "options": {"dim": 4}}
+    student = {
+        "name": "own",
+        "architecture": "own.py:Own",
+        "verticals": ["feed"],
+        "optimizer": {"batch_size": 50},
+    }
     changes = CHANGES | {"students": [student], "channels": {"ah": {"ah": {}}}}
     write_experiment(tmp_path / "a", data, tmp_path / "cache", **changes)
     (tmp_path / "a" / "own.py").write_text(
+        "from distill.protocols import Output\n"
         "from students.base import Student\n\n\n"
         "class Own(Student):\n"
+        "    def __init__(self, **common):\n"
+        "        super().__init__(**common)\n"
+        "        self.add_heads(3)\n"
+        "        self.tap_widths = {'penultimate': 3}\n\n"
         "    def forward(self, batch):\n"
-        "        return self.output(self.fields(batch), self.layer(batch.dense))\n"
+        f"        return {returned}\n"
     )
-    assert main(["run", str(tmp_path / "a" / "tiny.yaml")]) == 1
-    assert "'Own' object has no attribute 'layer'" in capsys.readouterr().err
+    code, message = FORWARD[returned]
+    assert main(["run", str(tmp_path / "a" / "tiny.yaml")]) == code
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "a" / "out" / "teacher").exists()
