@@ -1,4 +1,5 @@
-"""Lightning's trainer without its tips, and without its own way of being interrupted."""
+"""Lightning's trainer without its tips, and without its own way of being interrupted; libraries without what they say
+of their own outdated calls."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ def own_interrupt() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without Lightning's tips, and without what it says of its own outdated calls."""
+    """Without Lightning's tips, and `without_advice`."""
     loggers = [
         logging.getLogger(name) for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero")
     ]
@@ -29,13 +30,20 @@ def quiet() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.WARNING)
     try:
-        with warnings.catch_warnings():
-            for message in _ADVICE:
-                warnings.filterwarnings("ignore", message=message)
+        with without_advice():
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextmanager
+def without_advice() -> Iterator[None]:
+    """Without warnings that nobody here can act on."""
+    with warnings.catch_warnings():
+        for message in _ADVICE:
+            warnings.filterwarnings("ignore", message=message)
+        yield
 
 
 _ADVICE = (

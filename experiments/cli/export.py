@@ -35,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     """Write it, compare it, say where it is."""
     run_folder = folder(args.folder)
     import experiments.catalog  # noqa: F401  fills the registries
+    from distill.quiet import without_advice
     from experiments.exporting import choose, shown, why_not_compiled, write_export
     from experiments.tracking import open_tracker
     from students.export.trace import compiler
@@ -48,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
         f"distill export {args.folder} {args.student} --vertical {cell.vertical} --channel {cell.channel}"
     )
     command += f" --seed {chosen.seed} --precision {args.precision}"
-    parity = write_export(chosen, target, args.precision, compiled, command)
+    with without_advice():
+        parity = write_export(chosen, target, args.precision, compiled, command)
     tracker.exported(cell, chosen.seed, target)
     print(f"Compared with the trained student on {parity.rows} rows: {shown(parity)}")
     if not compiled:
