@@ -10,6 +10,7 @@ Shape letters: B rows, Tq and Tk queries and keys of all rows, H heads, E floats
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import torch
@@ -20,7 +21,8 @@ from kernels.jagged_attention.blocks import Group, groups, heads_first, unwritte
 flash = torch._scaled_dot_product_flash_attention_for_cpu
 flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
 LONG, KEYS = 512, 256
-"""From so many queries and keys on the backward pass takes keys in runs, whose scores stay in the caches: 7 % less."""
+"""From so many queries and keys on the backward pass takes keys in runs, whose scores stay in the caches: 7 % less, and
+in causal order, where it also computes fewer of them, 10 %."""
 
 
 def forward(
@@ -102,18 +104,34 @@ def _attend_backward(
     mask: Tensor | None,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v, of long rows in runs of keys where these are alike."""
+    """Gradients of q, k and v, of long rows in runs of keys where no mask is needed."""
     # The sum over runs would round a bfloat16 gradient of q once more.
     short = min(q.shape[2], k.shape[2]) < LONG or q.dtype == torch.bfloat16
-    if causal or mask is not None or short:
+    if mask is not None or short:
         return flash_backward(grad, q, k, v, out, lse, 0.0, causal, attn_mask=mask, scale=scale)
-    dq, of_runs = torch.zeros_like(q), []
-    for run in zip(k.split(KEYS, 2), v.split(KEYS, 2), strict=True):
-        more, *of_keys = flash_backward(grad, q, *run, out, lse, 0.0, False, scale=scale)
-        dq += more
-        of_runs.append(of_keys)
-    dk, dv = (torch.cat(parts, 2) for parts in zip(*of_runs, strict=True))
+    dq, dk, dv = (torch.zeros_like(x) for x in (q, k, v))
+    for queries, keys, ordered in _runs(q.shape[2], k.shape[2], causal):
+        grad_, q_, out_, lse_ = (x[:, :, queries] for x in (grad, q, out, lse))
+        k_, v_ = k[:, :, keys], v[:, :, keys]
+        parts = flash_backward(grad_, q_, k_, v_, out_, lse_, 0.0, ordered, scale=scale)
+        for total, where, part in zip((dq, dk, dv), (queries, keys, keys), parts, strict=True):
+            total[:, :, where] += part
     return dq, dk, dv
+
+
+def _runs(queries: int, keys: int, causal: bool) -> Iterator[tuple[slice, slice, bool]]:
+    """Runs of keys with the queries that see any of them, and whether in causal order.
+
+    In that order a run's own queries see a part of it, and all later ones the whole: flash attention of the whole row
+    would compute many of the scores that nobody sees.
+    """
+    for start in range(0, keys, KEYS):
+        run = slice(start, min(start + KEYS, keys))
+        if causal:
+            yield run, run, True
+        seen_whole = slice(run.stop if causal else 0, queries)
+        if seen_whole.start < queries:
+            yield seen_whole, run, False
 
 
 def lse_dtype(q: Tensor) -> torch.dtype:
