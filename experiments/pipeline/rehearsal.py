@@ -51,8 +51,11 @@ def rehearse_all(models: Mapping[str, Iterable[tuple[Experiment, Cell]]]) -> Non
     """
     rehearsal = _Rehearsal()
     problems: dict[tuple[str, str, str], Problem] = {}
-    for place, of_place in models.items():
-        for experiment, cell in of_place:
+    each = ((place, experiment, cell) for place, of in models.items() for experiment, cell in of)
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # nor may a model of one's own be another for having been rehearsed
+        for place, experiment, cell in each:
             try:
                 rehearsal.build(experiment, cell)
             except DataError:

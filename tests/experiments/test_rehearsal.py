@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from experiments.__main__ import main
 from tests.experiments.tiny_experiment import EXPERIMENT, write_days, write_experiment
@@ -83,17 +84,19 @@ def test_a_model_of_ones_own_is_called_before_the_teacher_is_trained(
     changes = CHANGES | {"students": [student], "channels": {"ah": {"ah": {}}}}
     write_experiment(tmp_path / "a", data, tmp_path / "cache", **changes)
     (tmp_path / "a" / "own.py").write_text(
-        "from distill.protocols import Output\n"
+        "import torch\n\nfrom distill.protocols import Output\n"
         "from students.base import Student\n\n\n"
         "class Own(Student):\n"
         "    def __init__(self, **common):\n"
         "        super().__init__(**common)\n"
         "        self.add_heads(3)\n"
+        "        self.start = torch.rand(3)  # no generator of its own\n"
         "        self.tap_widths = {'penultimate': 3}\n\n"
         "    def forward(self, batch):\n"
         f"        return {returned}\n"
     )
-    code, message = FORWARD[returned]
+    (code, message), state = FORWARD[returned], torch.get_rng_state()
     assert main(["run", str(tmp_path / "a" / "tiny.yaml")]) == code
     assert message in capsys.readouterr().err
     assert not (tmp_path / "a" / "out" / "teacher").exists()
+    assert torch.equal(state, torch.get_rng_state()), "a rehearsal leaves no trace"
