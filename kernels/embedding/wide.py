@@ -156,7 +156,7 @@ class WideTables(nn.Module):
         """Rows' gradients [U, N, D] and their mean squares [U, N], 0 for members that are frozen."""
         if not bool(self.alive.all()):
             g = torch.where(self.alive.unsqueeze(1), g, 0)
-        return g, torch.linalg.vecdot(g, g) / self.dim
+        return g, torch.linalg.vector_norm(g, dim=2).square_().div_(self.dim)
 
     def freeze(self, member: int) -> None:
         """Leave a member's rows as they are from now on."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.linalg import vecdot
+from torch.linalg import vector_norm
 from torch.nn import functional
 
 from distill.batch import Batch
@@ -47,39 +47,44 @@ class _Crossed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, dense: Tensor, dim: int, tasks: int) -> tuple[Tensor, Tensor, Tensor]:
         members, batch, fields = rows.shape[:3]
-        ctx.dim, width = dim, fields * dim
+        ctx.shape, ctx.dim, width = rows.shape, dim, fields * dim
         flat = rows.new_empty(members * batch, width + dense.size(1))
         embeddings = flat[:, :width]
-        _unfolded(embeddings, rows).copy_(rows[..., :dim])
+        _unfolded(embeddings, rows.shape).copy_(rows[..., :dim])
         flat[:, width:] = dense
         total = _over_fields(rows)
-        together = total[..., :dim].flatten(0, 1)
-        second_order = 0.5 * (vecdot(together, together) - vecdot(embeddings, embeddings))
-        ctx.save_for_backward(rows, total)
+        second_order = 0.5 * (_squared(total[..., :dim].flatten(0, 1)) - _squared(embeddings))
+        ctx.save_for_backward(flat, total)
         return flat, total[..., dim : dim + tasks].flatten(0, 1), second_order.unsqueeze(1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         of_flat, of_weights, of_second_order = gradients
-        rows, total = ctx.saved_tensors
-        members, batch, fields, columns = rows.shape
-        dim = ctx.dim
-        # A field's embedding: the others' sum by the second order; its weights: the first order; the rest: nothing.
-        factors = torch.zeros_like(total)
-        factors[..., :dim] = of_second_order.view(members, batch, 1)
-        same = total * factors
-        same[..., dim : dim + of_weights.size(1)] = of_weights.view(members, batch, -1)
-        wide = rows.new_empty(batch, fields, members, columns)
-        torch.mul(_wide(rows), _wide(factors.unsqueeze(2)), out=wide)
-        torch.sub(_wide(same.unsqueeze(2)), wide, out=wide)
-        gradient = wide.permute(2, 0, 1, 3)
-        gradient[..., :dim] += _unfolded(of_flat[:, : fields * dim], rows)
+        flat, total = ctx.saved_tensors
+        members, batch, fields, columns = ctx.shape
+        dim, width = ctx.dim, fields * ctx.dim
+        # Of a field's embedding: the first layer's, and by the second order the sum of the fields but itself.
+        of_embeddings = flat[:, :width] * of_second_order
+        torch.sub(of_flat[:, :width], of_embeddings, out=of_embeddings)
+        # Alike for all fields: that sum; of the weights the first order's; of the other columns nothing.
+        alike = torch.zeros_like(total)
+        torch.mul(total[..., :dim], of_second_order.view(members, batch, 1), out=alike[..., :dim])
+        alike[..., dim : dim + of_weights.size(1)] = of_weights.view(members, batch, -1)
+        wide = flat.new_empty(batch, fields, members, columns)
+        gradient = wide.copy_(_wide(alike.unsqueeze(2))).permute(2, 0, 1, 3)
+        gradient[..., :dim] += _unfolded(of_embeddings, ctx.shape)
         return gradient, None, None, None
 
 
-def _unfolded(flat: Tensor, rows: Tensor) -> Tensor:
+def _squared(rows: Tensor) -> Tensor:
+    """Sums of squares over the last dimension, in one pass."""
+    return vector_norm(rows, dim=-1).square_()
+
+
+def _unfolded(flat: Tensor, shape: torch.Size) -> Tensor:
     """Embeddings [N * B, F * D] as [N, B, F, D], a view."""
-    return flat.view(*rows.shape[:2], -1).unflatten(2, (rows.size(2), -1))
+    members, batch, fields, _ = shape
+    return flat.view(members, batch, -1).unflatten(2, (fields, -1))
 
 
 def _wide(rows: Tensor) -> Tensor:
