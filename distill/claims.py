@@ -17,8 +17,8 @@ from distill.transfer import Group, Losses
 PASS, FAIL, UNDEFINED = "pass", "fail", "undefined"
 
 WHOLES = ("all", "all_surfaces", "all_corrected")
-"""Channel sets that are the whole of transfer: on the student's own rows, and on those of other surfaces as well, from a
-teacher as it is or corrected."""
+"""Channel sets that are the whole of transfer: on the student's own rows, and on those of other surfaces as well, from
+a teacher as it is or corrected."""
 
 
 @dataclass(frozen=True)
