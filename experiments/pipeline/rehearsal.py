@@ -52,9 +52,8 @@ def rehearse_all(models: Mapping[str, Iterable[tuple[Experiment, Cell]]]) -> Non
     rehearsal = _Rehearsal()
     problems: dict[tuple[str, str, str], Problem] = {}
     each = ((place, experiment, cell) for place, of in models.items() for experiment, cell in of)
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # nor may a model of one's own be another for having been rehearsed
+    # Nor may a model of one's own be another for having been rehearsed.
+    with torch.random.fork_rng(devices=[]):
         for place, experiment, cell in each:
             try:
                 rehearsal.build(experiment, cell)
