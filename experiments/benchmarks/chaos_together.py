@@ -79,9 +79,17 @@ class Together:
         code = _code(torchrun)
         if fault != RESTARTED:
             code = _code(self._started())
-        whole = code == 0 and content(self.folder) == content(self.after)
-        left = any(map(alive, members))
-        return Row("torchrun", fault, f"{share:.3f}", whole and not left, *rows(self.folder, self.after))
+        wrong = self._wrong(code, [member for member in members if alive(member)])
+        if wrong:
+            print(f"torchrun, {fault} at {share:.3f}: {wrong}\n{self.log.read_text()}", file=sys.stderr)
+        return Row("torchrun", fault, f"{share:.3f}", not wrong, *rows(self.folder, self.after))
+
+    def _wrong(self, code: int, left: list[int]) -> str:
+        """What is not as it was undisturbed; "" for nothing."""
+        found, expected = content(self.folder), content(self.after)
+        differing = sorted(name for name in found | expected if found.get(name) != expected.get(name))
+        problems = {"exit code": code, "other files": differing, "processes left": left}
+        return ", ".join(f"{name} {value}" for name, value in problems.items() if value)
 
     def _disturb(self, fault: str, members: list[int]) -> None:
         torchrun, *below = members
