@@ -2,7 +2,8 @@
 
 Features become tokens of one width, the user's past on every surface a jagged sequence of them. Two towers work on
 both, side by side or interleaved (`teachers.towers`); a trunk shared by the surfaces, or experts mixed for each
-(`teachers.surfaces`), feeds a head for every task (`teachers.heads`).
+(`teachers.surfaces`), feeds a head for every task (`teachers.heads`). What came of the events of the past may be learnt
+as well (`teachers.event_outcomes`).
 
 Taps: `embedding`, the features' rows; `user` and `item`, what is known of either alone; `interaction_1`, ... after each
 Wukong layer; `cross`, the trunk's input; `penultimate`, the heads' input.
