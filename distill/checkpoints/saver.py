@@ -140,7 +140,8 @@ class Checkpoints(L.Callback):
     ) -> None:
         assert isinstance(module, DistillModule)
         last = trainer.is_last_batch
-        self._batches = self._days.done + batch_idx + 1
+        # When the last day has been predicted, Lightning has counted beyond it.
+        self._day, self._batches = self._days.today, self._days.done + batch_idx + 1
         if last:
             self._recorded = module.recorded()
         if self._agree(module.steps):
@@ -193,7 +194,7 @@ class Checkpoints(L.Callback):
     ) -> None:
         began = time.monotonic()
         start = {
-            "day": self._days.today,
+            "day": self._day,
             "batches": self._batches,
             "stream": self._days.position(),
             "trained": trained,
@@ -206,7 +207,7 @@ class Checkpoints(L.Callback):
             "report": self._report.state_dict(),
             "seconds": spent,
         }
-        facts = Facts(module.steps, self._days.today, self._batches, self._report.label_loss(module))
+        facts = Facts(module.steps, self._day, self._batches, self._report.label_loss(module))
         self.store.write(facts, training, metrics, capture_own(module))
         self._written = time.monotonic()
         self._cost = self._written - began

@@ -17,7 +17,7 @@ class Stops:
 
     A second Ctrl-C stops at once, without saving, unless several processes train together: each of them hears it from
     the terminal and from torchrun, and all have to save after the same step. Signals that are ignored stay so; only the
-    main thread may listen.
+    main thread may listen. One that came too late to be obeyed inside, when all was done, is obeyed at the end.
 
     Attributes:
         asked: the signal that came.
@@ -37,7 +37,9 @@ class Stops:
             }
         return self
 
-    def __exit__(self, *unused: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *unused: object) -> None:
+        if kind is None and self.asked is not None:
+            self.obey()
         self._give_back()
 
     def listen(self) -> None:

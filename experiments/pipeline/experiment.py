@@ -16,6 +16,9 @@ from distill.schedule import Schedule
 from experiments.pipeline.build import architecture_options
 from experiments.pipeline.settings import settings_hash
 
+LOCKS = ".locks"
+"""Folder in a run folder: who works on what (`distill.alone`)."""
+
 DIRECT, HIERARCHICAL = "direct", "hierarchical"
 
 
@@ -103,6 +106,10 @@ class Planned:
     def checkpoint_folder(self, cell: Cell, seed: int) -> Path:
         """Where the parameters and the report of one training lie."""
         return self.folder / "checkpoints" / cell.cell_id / str(seed)
+
+    def lock(self, cell: Cell, seed: int) -> Path:
+        """What the process has that trains a model or writes its log (`distill.alone`)."""
+        return self.folder / LOCKS / f"{cell.cell_id}-{seed}"
 
     def snapshot(self, teacher: Cell, seed: int, day: int) -> Path:
         """The parameters of a teacher or domain teacher as they were after training on `day`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from distill.alone import alone
 from distill.cells import Cell
 from distill.config import StudentConfig, TeacherConfig
 from distill.dataset import prepare
@@ -15,7 +16,7 @@ from experiments.pipeline import jobs, logs, past
 from experiments.pipeline.banks import Task
 from experiments.pipeline.build import build_model
 from experiments.pipeline.environment import trace_test_read
-from experiments.pipeline.experiment import Experiment
+from experiments.pipeline.experiment import LOCKS, Experiment
 from experiments.pipeline.floor import run_floor
 from experiments.pipeline.pool import Job, default_workers, run_jobs
 from experiments.pipeline.rehearsal import rehearse
@@ -42,22 +43,23 @@ def run(loaded: LoadedConfig, final: str | None, steps: Sequence[str], progress:
         The run folder.
 
     Raises:
-        UserError: settings, data or folder that do not fit.
+        UserError: settings, data or folder that do not fit; another command at work in the folder.
         KeyboardInterrupt: after the folder was marked as interrupted.
     """
     folder = Path(loaded.config.output)
-    claim(loaded, progress)
-    with RunStatus(folder, loaded.config_hash, final) as step:
-        step("data")
-        experiment = open_experiment(loaded, final is not None, progress)
-        refuse_other_data(experiment)
-        if final is not None:
-            trace_test_read(loaded.config_hash, final)
-        tracker = open_tracker(experiment, loaded.to_yaml())
-        for name in STEPS:
-            if name in steps:
-                step(name)
-                _STEP[name](experiment, tracker, progress)
+    with alone(folder / LOCKS / "run", f"output: {folder}", progress):
+        claim(loaded, progress)
+        with RunStatus(folder, loaded.config_hash, final) as step:
+            step("data")
+            experiment = open_experiment(loaded, final is not None, progress)
+            refuse_other_data(experiment)
+            if final is not None:
+                trace_test_read(loaded.config_hash, final)
+            tracker = open_tracker(experiment, loaded.to_yaml())
+            for name in STEPS:
+                if name in steps:
+                    step(name)
+                    _STEP[name](experiment, tracker, progress)
     return folder
 
 

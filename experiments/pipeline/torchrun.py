@@ -137,8 +137,14 @@ def follow(meeting: Meeting, loaded: LoadedConfig, final: bool) -> None:
         meeting: of another process than the first.
         loaded: the experiment.
         final: as the first process was told.
+
+    Raises:
+        KeyboardInterrupt: SIGTERM, or Ctrl-C; after the trainings under way have saved their state.
     """
     stop_with_torchrun()
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # which first ends the processes that it has started
     store, number = meeting.store(), 0
     while (call := _next(store, number))[0] != _END:
         verb, trainings = call

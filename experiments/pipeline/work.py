@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 
+from distill.alone import alone
 from distill.cells import Cell
+from distill.distributed import is_first
 from distill.past import PastRequest
 from distill.progress import Progress
 from experiments.pipeline import jobs, logs, past
@@ -22,13 +25,15 @@ from experiments.pipeline.training import read_report
 def train_teacher_job(experiment: Experiment, cell: Cell, seed: int, progress: Progress) -> None:
     """`jobs.train_teacher` in a process of its own."""
     _compute(experiment)
-    jobs.train_teacher(experiment, cell, seed, progress)
+    with _alone([Task(experiment, cell, seed)], progress):
+        jobs.train_teacher(experiment, cell, seed, progress)
 
 
 def write_log_job(experiment: Experiment, teacher: Cell, seed: int, progress: Progress) -> None:
     """`logs.write_log` in a process of its own."""
     _compute(experiment)
-    logs.write_log(experiment, teacher, seed, progress)
+    with _alone([Task(experiment, teacher, seed)], progress):
+        logs.write_log(experiment, teacher, seed, progress)
 
 
 def write_past_job(
@@ -42,13 +47,15 @@ def write_past_job(
 def train_student_job(experiment: Experiment, cell: Cell, seed: int, progress: Progress) -> None:
     """`jobs.train_student` in a process of its own."""
     _compute(experiment)
-    jobs.train_student(experiment, cell, experiment.student_cells[cell], seed, progress)
+    with _alone([Task(experiment, cell, seed)], progress):
+        jobs.train_student(experiment, cell, experiment.student_cells[cell], seed, progress)
 
 
 def train_bank_job(tasks: Sequence[Task], progress: Progress) -> None:
     """`banks.train_bank` in a process of its own."""
     _compute(tasks[0].experiment)
-    train_bank(tasks, progress)
+    with _alone(tasks, progress):
+        train_bank(tasks, progress)
 
 
 def _compute(experiment: Experiment) -> None:
@@ -58,6 +65,18 @@ def _compute(experiment: Experiment) -> None:
     torch.set_num_threads(experiment.config.threads)
     # A process may do several jobs; each compiles its own model, and torch compiles a function a few times at most.
     torch.compiler.reset()
+
+
+@contextmanager
+def _alone(tasks: Sequence[Task], progress: Progress) -> Iterator[None]:
+    """Be the only one that trains these models: a process whose parent was killed may still be saving its state. Of
+    several processes that train together the first one speaks for all."""
+    with ExitStack() as places:
+        for task in tasks if is_first() else ():
+            what = f"{task.cell.model} {task.cell.vertical} {task.cell.channel} seed {task.seed}"
+            lock = task.experiment.lock(task.cell, task.seed)
+            places.enter_context(alone(lock, f"{task.experiment.folder}, {what}", progress))
+        yield
 
 
 def _rows_read(experiment: Experiment, cell: Cell, others: float) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -191,19 +192,52 @@ def test_killed_among_other_surfaces_rows_or_its_own(data: DataSet, tmp_path: Pa
     train(data, tmp_path, 1, days=with_others(data), share=1.0).assert_same(whole)
 
 
+@pytest.fixture
+def interrupted_by_sigterm() -> Iterator[None]:
+    """As `distill run` has it."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("interrupted_by_sigterm")
 @pytest.mark.parametrize(("number", "batch"), [(signal.SIGTERM, 2), (signal.SIGINT, 5), (signal.SIGTERM, 18)])
 def test_signal_saves_and_stops(
     data: DataSet, tmp_path: Path, undisturbed: Trained, number: int, batch: int
 ) -> None:
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as `distill run` has it
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            train(data, tmp_path, at=lambda calls: signal.raise_signal(number) if calls == batch else None)
-        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with pytest.raises(KeyboardInterrupt):
+        train(data, tmp_path, at=lambda calls: signal.raise_signal(number) if calls == batch else None)
+    assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert len(list(tmp_path.glob("step-*"))) == 1
+    train(data, tmp_path).assert_same(undisturbed)
+
+
+@pytest.mark.usefixtures("interrupted_by_sigterm")
+@pytest.mark.parametrize(
+    "too_late",
+    [
+        False,  # to stop before the end, but the state is saved
+        True,  # even for that: what is trained next would be stopped instead, or nothing
+    ],
+)
+def test_signal_after_the_last_prediction(
+    data: DataSet, tmp_path: Path, undisturbed: Trained, monkeypatch: pytest.MonkeyPatch, too_late: bool
+) -> None:
+    end = Checkpoints.on_train_end
+
+    def signalled(checkpoints: Checkpoints, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if too_late:
+            end(checkpoints, trainer, module)
+        signal.raise_signal(signal.SIGTERM)
+        if not too_late:
+            end(checkpoints, trainer, module)
+
+    with monkeypatch.context() as change, pytest.raises(KeyboardInterrupt):
+        change.setattr(Checkpoints, "on_train_end", signalled)
+        train(data, tmp_path)
+    assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    assert len(list(tmp_path.glob("step-*"))) == (0 if too_late else 1)
     train(data, tmp_path).assert_same(undisturbed)
 
 
@@ -218,18 +252,15 @@ def test_second_ctrl_c_does_not_wait(data: DataSet, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("interrupted_by_sigterm")
 def test_second_sigterm_waits_for_the_state(data: DataSet, tmp_path: Path) -> None:
     def twice(calls: int) -> None:
         if calls == 2:
             signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGTERM)
 
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            train(data, tmp_path, at=twice)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with pytest.raises(KeyboardInterrupt):
+        train(data, tmp_path, at=twice)
     assert len(list(tmp_path.glob("step-*"))) == 1
 
 

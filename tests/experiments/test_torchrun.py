@@ -7,6 +7,7 @@ import copy
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -200,6 +201,30 @@ def test_a_process_whose_share_fails_says_so_and_never_that_it_is_done(
     assert run_as(1, file, monkeypatch) == 2
     assert "distill: students.small: no memory" in capsys.readouterr().err
     assert not store.check(["done/0/1"])
+
+
+def test_a_process_that_is_told_to_stop_first_stops_those_it_has_started(
+    tmp_path: Path, no_teacher: dict[str, Any], store: dist.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[int] = []
+
+    def told(*unused: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:  # by which a pool ends its processes, and waits for them
+            left.append(signal.SIGTERM)
+            raise
+
+    monkeypatch.setattr(torchrun, "run_in_pool", told)
+    file = write_experiment(tmp_path / "run", **no_teacher)
+    _, tasks = students_of(file)
+    store.set("call/0", json.dumps(["deal", [[(task.cell.cell_id, task.seed)] for task in tasks]]))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert run_as(1, file, monkeypatch) == 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert left == [signal.SIGTERM]
 
 
 NO_MEMORY = """
