@@ -17,7 +17,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -139,7 +140,7 @@ def follow(meeting: Meeting, loaded: LoadedConfig, final: bool) -> None:
         final: as the first process was told.
 
     Raises:
-        KeyboardInterrupt: SIGTERM, or Ctrl-C; after the trainings under way have saved their state.
+        KeyboardInterrupt: SIGTERM while its share is trained; after the trainings under way have saved their state.
     """
     stop_with_torchrun()
     signal.signal(
@@ -156,7 +157,8 @@ def follow(meeting: Meeting, loaded: LoadedConfig, final: bool) -> None:
         else:
             jobs = [training_job(members, rows=0) for members in tasks]
             workers = experiment.config.workers or default_workers()
-            _train_share(meeting, jobs, "share", workers, NoProgress())
+            with _interrupted_by_sigterm():
+                _train_share(meeting, jobs, "share", workers, NoProgress())
             store.set(_done(number, meeting.rank), "")
         number += 1
 
@@ -172,6 +174,16 @@ def stop_with_torchrun() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Inside, SIGTERM ends the processes that this one has started before it ends this one."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _found(experiment: Experiment, members: Named) -> list[Task]:
