@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from distill.channel_config import check_other_surfaces
+from distill.channel_config import Level, check_other_surfaces
+from distill.config import OMITTED
 from distill.errors import UserError
 
 
@@ -25,6 +26,8 @@ class LearntTargetConfig:
         age: it also reads how old each teacher's snapshot is.
         hour: it also reads the hour of the day (UTC), which the student itself sees only as a feature of the data.
         other_surfaces: share of the other surfaces' rows that the distill head also learns from, from 0 to 1.
+        level: on the serving head: target, it takes over the target's level; or labels, those of the student's own rows
+            alone decide it.
     """
 
     weight: float = 1.0
@@ -39,6 +42,7 @@ class LearntTargetConfig:
     age: bool = False
     hour: bool = False
     other_surfaces: float = 0.0
+    level: Level = field(default="target", metadata=OMITTED)
 
     def check(self, channel: str) -> None:
         """Refuse values that no such channel can have.
@@ -50,6 +54,11 @@ class LearntTargetConfig:
             if value < 0:
                 raise UserError(f"{channel}.{name}: got {value}, allowed: 0 or more")
         check_other_surfaces(self.other_surfaces, channel)
+        if self.level == "labels" and self.head != "serving":
+            raise UserError(
+                f"{channel}.level: got 'labels' with the head '{self.head}', allowed: with `head: serving`, which is "
+                "served"
+            )
         if self.learning_rate <= 0:
             raise UserError(f"{channel}.learning_rate: got {self.learning_rate}, allowed: more than 0")
         for name, widths in (("hidden", self.hidden), ("layers", self.layers)):

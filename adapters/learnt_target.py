@@ -30,6 +30,7 @@ from adapters.layers import relu_layers
 from distill.batch import Batch, TeacherSignal
 from distill.distillation import check_tasks, soft_bce, weights_of
 from distill.errors import NonFiniteError
+from distill.levels import level_gaps
 from distill.losses import masked_bce, sampled_logits, sampled_rates
 from distill.protocols import Architecture, Channel, Output
 from distill.schema import FeatureSchema
@@ -87,12 +88,14 @@ class LearntTarget(Channel):
             if not self.touches_serving_head:
                 self.head = DistillHead(width, config.hidden, student.tasks, config.beta)
             self.estimator = self.build_estimator(student)
+        self.gaps = level_gaps(config.level, len(self.schema.domains), len(student.tasks))
         own = list(self.estimator.parameters())
         self.optimizer = torch.optim.Adam(own, lr=config.learning_rate, fused=True) if own else None
 
     def dense_parameters(self) -> Iterable[nn.Parameter]:
-        """Those of the head; `step` updates the estimator's."""
-        return () if self.touches_serving_head else self.head.parameters()
+        """Those of the head, or of the gaps between its level and the target's; `step` updates the estimator's."""
+        learns = self.gaps if self.touches_serving_head else self.head
+        return () if learns is None else learns.parameters()
 
     def training_state(self) -> dict[str, Any]:
         """Of the estimator's own Adam; nothing where nothing is learnt."""
@@ -142,15 +145,16 @@ class LearntTarget(Channel):
         with torch.no_grad():
             logits, known = self.estimate(batch)
         mask = known.unsqueeze(1).expand(logits.shape[-2:])
-        loss = soft_bce(self._taught(output, student), logits, mask, self.task_weights)
+        loss = soft_bce(self._taught(output, batch, student), logits, mask, self.task_weights)
         # What `step` has logged is of the student's own rows.
         return self.config.weight * loss, {"loss": loss.detach(), **(self._logs if batch.own else {})}
 
-    def _taught(self, output: Output, student: Architecture) -> Tensor:
+    def _taught(self, output: Output, batch: Batch, student: Architecture) -> Tensor:
         """Logits [B, k] that learn from the target."""
-        if self.touches_serving_head:
-            return sampled_logits(output.logits, student)
-        return self.head(output.taps[self.config.tap])
+        if not self.touches_serving_head:
+            return self.head(output.taps[self.config.tap])
+        logits = sampled_logits(output.logits, student)
+        return logits if self.gaps is None else self.gaps(logits, batch)
 
     def _log(self, batch: Batch, logits: Tensor, labels: Tensor, matured: Tensor) -> None:
         """The target beside the teacher itself, by the labels that both are known for; how far it lies from the

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from distill.config import OMITTED
 from distill.errors import UserError
 
 DistillationLoss = Literal["bce", "mse_logit", "mse_probability", "pairwise", "listwise"]
@@ -11,6 +12,9 @@ DistillationLoss = Literal["bce", "mse_logit", "mse_probability", "pairwise", "l
 
 OF_PROBABILITIES = ("bce", "mse_probability")
 """Those that alpha can scale."""
+
+Level = Literal["target", "labels"]
+"""Who decides the level of the serving head (`distill.levels`)."""
 
 RANKING = ("pairwise", "listwise")
 """Those that say nothing of the level."""
@@ -31,6 +35,8 @@ class SingleConfig:
         other_surfaces: share of the other surfaces' rows that it also learns from, without their labels, from 0 to 1.
         target: teacher; or labels, those of the other surfaces as well: the control, a student trained on the labels of
             all surfaces, that says how much of a gain is the teacher's. `loss` and `alpha` say nothing then.
+        level: target, the serving head takes over the level of what it learns from; or labels, those of the student's
+            own rows alone decide it, and the target teaches how the rows of a surface differ.
     """
 
     weight: float = 1.0
@@ -39,6 +45,7 @@ class SingleConfig:
     task_weights: dict[str, float] = field(default_factory=dict)
     other_surfaces: float = 0.0
     target: Literal["teacher", "labels"] = "teacher"
+    level: Level = field(default="target", metadata=OMITTED)
 
     def __post_init__(self) -> None:
         self.check("single")

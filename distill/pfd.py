@@ -29,12 +29,13 @@ class PrivilegedFeatures(Single):
 
     Args:
         config: as of `single`, and the length of the warm-up.
+        schema: the data set's schema.
     """
 
     config: PrivilegedFeaturesConfig
 
-    def __init__(self, config: PrivilegedFeaturesConfig):
-        super().__init__(config)
+    def __init__(self, config: PrivilegedFeaturesConfig, schema: FeatureSchema):
+        super().__init__(config, schema)
         self.examples = 0
 
     def attach(self, student: Architecture) -> None:
@@ -59,4 +60,4 @@ class PrivilegedFeatures(Single):
 def build(config: PrivilegedFeaturesConfig, schema: FeatureSchema, seed: int) -> PrivilegedFeatures:
     """Builder for the registry; UserError when a weight is given to a task that the schema lacks."""
     check_tasks(config.task_weights, schema, "pfd")
-    return PrivilegedFeatures(config)
+    return PrivilegedFeatures(config, schema)

@@ -12,6 +12,7 @@ from adapters.sharing import Sharing
 from distill.channel_config import PrivilegedFeaturesConfig
 from distill.pfd import PrivilegedFeatures
 from distill.protocols import Architecture
+from experiments.benchmarks.synthetic import make_schema
 from tests.adapters.sharing_models import make_shared, train, write_snapshot
 
 
@@ -63,7 +64,8 @@ def test_copied_modules_stay_frozen(tmp_path: Path) -> None:
 
 def test_warm_up_counts_on() -> None:
     config = PrivilegedFeaturesConfig(warmup_examples=10)
-    first, second = PrivilegedFeatures(config), PrivilegedFeatures(config)
+    schema = make_schema([7])
+    first, second = PrivilegedFeatures(config, schema), PrivilegedFeatures(config, schema)
     first.examples = 8
     second.load_training_state(first.training_state())
     assert second.examples == 8

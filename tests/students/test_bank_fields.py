@@ -45,6 +45,11 @@ LABELS: Channels = {
     "ah": {"other_surfaces": 0.5},
     "adapter": {"other_surfaces": 0.5, "labels": "all", "head": "serving", "surface": True},
 }
+LEVELS: Channels = {
+    "single": {"other_surfaces": 1.0, "target": "labels", "level": "labels"},
+    "adapter": {"other_surfaces": 1.0, "labels": "all", "head": "serving", "level": "labels"},
+    "sharing": SHARING,
+}
 
 
 def members(channels: Channels) -> list[One]:
@@ -141,6 +146,7 @@ FORMS: list[tuple[str, bool, Channels, dict[str, Any]]] = [
     # The channel reads more of the history than the student, and less.
     ("dcn_v2", True, LONGER, {"history_length": 3}),
     ("din", True, SHORTER, {"history_length": 4}),
+    ("deepfm", True, LEVELS, {}),
 ]
 
 
