@@ -16,9 +16,9 @@ from distill.transfer import Group, Losses
 
 PASS, FAIL, UNDEFINED = "pass", "fail", "undefined"
 
-WHOLES = ("all", "all_surfaces", "all_corrected")
+WHOLES = ("all", "all_surfaces", "all_corrected", "all_levelled", "all_rows")
 """Channel sets that are the whole of transfer: on the student's own rows, and on those of other surfaces as well, from
-a teacher as it is or corrected."""
+a teacher as it is or corrected, with a level of the own labels', and with the labels of those rows."""
 
 
 @dataclass(frozen=True)

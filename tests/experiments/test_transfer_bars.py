@@ -189,7 +189,7 @@ def test_ah_that_loses_leaves_twice_undefined(tmp_path: Path) -> None:
 
 WIDE = {
     **{"ah_surfaces": 0.5, "single_surfaces": 0.4, "labels_surfaces": 0.6},
-    **{"all_surfaces": 0.15, "all_corrected": 0.12},
+    **{"all_surfaces": 0.15, "all_corrected": 0.12, "all_levelled": 0.11, "all_rows": 0.1},
 }
 
 
@@ -204,7 +204,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], Row]
     return {(row["bar"], row["channel"], row["against"]): row for row in rows if row["measure"] == "ne"}
 
 
-@pytest.mark.parametrize("whole", ["all", "all_surfaces", "all_corrected"])
+@pytest.mark.parametrize("whole", ["all", "all_surfaces", "all_corrected", "all_levelled", "all_rows"])
 @pytest.mark.parametrize(
     ("bar", "against", "times"),
     [("twice", "ah", 2), ("twice_single", "single", 2), ("over_rawid", "rawid", 1)],
@@ -230,6 +230,9 @@ def test_every_whole_is_judged(
         ("all_surfaces", "single_surfaces"),
         ("all_corrected", "labels_surfaces"),
         ("all_corrected", "single_surfaces"),
+        ("all_levelled", "all_corrected"),
+        ("all_rows", "labels_surfaces"),
+        ("all_rows", "all_levelled"),
     ],
 )
 def test_other_surfaces_rows_over_none_and_over_their_labels(
@@ -240,7 +243,7 @@ def test_other_surfaces_rows_over_none_and_over_their_labels(
     assert row["value"] == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("whole", ["all_surfaces", "all_corrected"])
+@pytest.mark.parametrize("whole", ["all_surfaces", "all_corrected", "all_levelled", "all_rows"])
 @pytest.mark.parametrize("against", ["none", "ah"])
 def test_wholes_on_other_rows_are_judged_on_small_verticals(
     wide: dict[tuple[str, ...], Row], whole: str, against: str

@@ -242,9 +242,15 @@ def test_surfaces(path: Path, root: Path) -> None:
     }
     assert set(mine.channels) - with_others == {"none", "single", "ah", "rawid", "all"}
     sets = {"labels_surfaces", "ah_surfaces", "single_surfaces", "all_surfaces", "all_corrected"}
-    assert with_others - {"adapter_surfaces"} == sets
-    assert ("adapter_surfaces" in with_others) == (path.stem == "simulator")
+    more = {"simulator": {"adapter_surfaces"}, "kuairand": {"all_levelled", "all_rows"}}
+    assert with_others == sets | more[path.stem]
     assert set(mine.channels["all_corrected"]) == {"adapter", "repr", "sharing"}
+    if path.stem == "kuairand":
+        levelled, corrected, rows = (
+            mine.channels[f"all_{name}"] for name in ("levelled", "corrected", "rows")
+        )
+        assert levelled["adapter"] == corrected["adapter"] | {"level": "labels"}
+        assert rows == levelled | {"single": rows["single"]} and rows["single"]["target"] == "labels"
     assert set(mine.channels["all_surfaces"]) == {"single", "adapter", "repr", "sharing"}
     for one, other in zip(mine.students, theirs.students, strict=False):
         assert (one.options, one.optimizer) == (other.options, other.optimizer)

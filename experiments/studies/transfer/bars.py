@@ -48,7 +48,8 @@ BAR_COLUMNS = (
 _VERDICTS = {PASS: OK, FAIL: MISSED, NO_CLAIM: UNDEFINED}
 _AH, _ADAPTER, _SINGLE, _HISTORY, _NONE = "ah", "ah_adapter", "single", "rawid", "none"
 _SURFACES, _LABELS = "single_surfaces", "labels_surfaces"
-# What other surfaces' rows add to a set, and the teacher to those rows' labels, and the other channels to both.
+# What other surfaces' rows add to a set, and the teacher to those rows' labels, and the other channels to both; a level of
+# the own labels' alone, and those rows' labels beside the teacher.
 _WITH_OTHERS = (
     (_SURFACES, _SINGLE),
     (_SURFACES, _LABELS),
@@ -57,6 +58,9 @@ _WITH_OTHERS = (
     ("all_surfaces", _SURFACES),
     ("all_corrected", _LABELS),
     ("all_corrected", _SURFACES),
+    ("all_levelled", "all_corrected"),
+    ("all_rows", _LABELS),
+    ("all_rows", "all_levelled"),
 )
 # A corrected teacher and, in the same place, the teacher as it is.
 _CORRECTED = ((_ADAPTER, _AH), ("adapter_surfaces", _SURFACES), ("all_corrected", "all_surfaces"))

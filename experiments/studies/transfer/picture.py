@@ -49,6 +49,8 @@ _MEANING = {
     "adapter_surfaces": "single_surfaces, corrected",
     "all_surfaces": "everything, on those rows too",
     "all_corrected": "the same, teacher corrected",
+    "all_levelled": "the same, level of own labels",
+    "all_rows": "the same, and those rows' labels",
 }
 _COLOURS = {"ah": "#d55e00", "control": "#8a9099", "other": "#0072b2"}
 _TOP, _HEAD, _ROW, _AXIS, _GAP, _VALUE, _NOTE = 32.0, 46.0, 20.0, 22.0, 14.0, 40.0, 40.0
