@@ -1,8 +1,9 @@
 """The sanity floor: a logistic regression on smoothed rates of strictly earlier days.
 
 Every id of every single-valued feature, and every (user, surface) pair, has a rate of positives over the days before
-the row's day, smoothed towards the overall rate. A teacher that does not beat this has learned nothing worth
-transferring. Deterministic: it has no seed. All days are held in memory, which suits data sets of some million rows.
+the row's day, smoothed towards the overall rate; of labels that were known when the row's day began. A teacher that
+does not beat this has learned nothing worth transferring. Deterministic: it has no seed. All days are held in memory,
+which suits data sets of some million rows.
 
 Shape letters: R rows of a day, P features and pairs, K tasks.
 """
@@ -27,7 +28,7 @@ _DAYS_BEFORE_TUNING = 2
 
 @dataclass
 class _Day:
-    """Rows of one day: ids int64 [P, R], labels int8 [R, K]; `inputs` float32 [R, 2 P] follow from earlier days."""
+    """Rows of one day: ids int64 [P, R], labels int8 [R, K], known from `matures` int64 [R, K], ms, on."""
 
     number: int
     example_id: np.ndarray
@@ -36,6 +37,11 @@ class _Day:
     domain: np.ndarray
     ids: np.ndarray
     labels: np.ndarray
+    matures: np.ndarray
+
+    def known(self, task: int, now: int) -> np.ndarray:
+        """bool [R]: labels that are known by a time, ms."""
+        return (self.labels[:, task] != UNKNOWN) & (self.matures[:, task] <= now)
 
 
 def floor_cell(experiment: Experiment) -> Cell:
@@ -62,10 +68,9 @@ def run_floor(experiment: Experiment, progress: Progress) -> None:
         inputs = _rate_inputs(days, experiment.data)
         train = [day for day in days if 1 < day.number < first_scored]
         scored = [day for day in days if day.number >= first_scored]
-        logits = np.stack(
-            [_fit_predict(train, scored, inputs, task) for task in range(len(experiment.data.schema.tasks))],
-            axis=1,
-        )
+        now = experiment.data.schema.days[first_scored - 2].end_ms
+        tasks = range(len(experiment.data.schema.tasks))
+        logits = np.stack([_fit_predict(train, scored, inputs, task, now) for task in tasks], axis=1)
         bar.advance(1)
     predictions = _predictions(experiment, scored, logits)
     paths = [
@@ -91,24 +96,54 @@ def _read(data: DataSet, number: int) -> _Day:
         domain,
         ids,
         data.outcomes(number).labels,
+        np.concatenate([rows.matures for rows in data.label_rows(number)]),
     )
 
 
 def _rate_inputs(days: list[_Day], data: DataSet) -> dict[int, dict[int, np.ndarray]]:
-    """day -> task -> float32 [R, 2 P]: logit of the smoothed rate and log of the count, from earlier days alone."""
+    """day -> task -> float32 [R, 2 P]: logit of the smoothed rate and log of the count, of what was known before."""
     codes, sizes = _codes(days)
     tasks = range(len(data.schema.tasks))
-    known = [[np.zeros(size) for size in sizes] for _ in tasks]
-    positive = [[np.zeros(size) for size in sizes] for _ in tasks]
     inputs: dict[int, dict[int, np.ndarray]] = {}
-    for day, of_day in zip(days, codes, strict=True):
-        inputs[day.number] = {k: _smoothed(of_day, known[k], positive[k]) for k in tasks}
+    for place, day in enumerate(days):
+        inputs[day.number] = {}
         for k in tasks:
-            rows = day.labels[:, k] != UNKNOWN
-            for place, code in enumerate(of_day):
-                known[k][place] += np.bincount(code[rows], minlength=sizes[place])
-                positive[k][place] += np.bincount(code[rows], day.labels[rows, k], minlength=sizes[place])
+            counts = _Counts(sizes, k)
+            for earlier, of_earlier in zip(days[:place], codes, strict=False):
+                # Late labels of any of them may have become known since.
+                counts.add(earlier, of_earlier, now=data.schema.days[day.number - 2].end_ms)
+            inputs[day.number][k] = counts.smoothed(codes[place])
     return inputs
+
+
+class _Counts:
+    """Known labels and positives of a task, of every id of each feature.
+
+    Args:
+        sizes: ids of each feature.
+        task: which task.
+    """
+
+    def __init__(self, sizes: list[int], task: int):
+        self._task = task
+        self._known = [np.zeros(size) for size in sizes]
+        self._positive = [np.zeros(size) for size in sizes]
+
+    def add(self, day: _Day, codes: list[np.ndarray], now: int) -> None:
+        """Count a day's labels that are known by now."""
+        rows = day.known(self._task, now)
+        for code, known, positive in zip(codes, self._known, self._positive, strict=True):
+            known += np.bincount(code[rows], minlength=len(known))
+            positive += np.bincount(code[rows], day.labels[rows, self._task], minlength=len(known))
+
+    def smoothed(self, codes: list[np.ndarray]) -> np.ndarray:
+        """float32 [R, 2 P] of a day's rows."""
+        overall = (self._positive[0].sum() + 1) / (self._known[0].sum() + 2)
+        columns = []
+        for code, known, positive in zip(codes, self._known, self._positive, strict=True):
+            rate = (positive[code] + _PRIOR_ROWS * overall) / (known[code] + _PRIOR_ROWS)
+            columns += [np.log(rate / (1 - rate)), np.log1p(known[code])]
+        return np.stack(columns, axis=1).astype(np.float32)
 
 
 def _codes(days: list[_Day]) -> tuple[list[list[np.ndarray]], list[int]]:
@@ -119,18 +154,10 @@ def _codes(days: list[_Day]) -> tuple[list[list[np.ndarray]], list[int]]:
     return [list(of_day) for of_day in zip(*by_feature, strict=True)], [len(unique) for unique, _ in found]
 
 
-def _smoothed(codes: list[np.ndarray], known: list[np.ndarray], positive: list[np.ndarray]) -> np.ndarray:
-    overall = (positive[0].sum() + 1) / (known[0].sum() + 2)
-    columns = []
-    for code, n, hits in zip(codes, known, positive, strict=True):
-        rate = (hits[code] + _PRIOR_ROWS * overall) / (n[code] + _PRIOR_ROWS)
-        columns += [np.log(rate / (1 - rate)), np.log1p(n[code])]
-    return np.stack(columns, axis=1).astype(np.float32)
-
-
 def _fit_predict(
-    train: list[_Day], scored: list[_Day], inputs: dict[int, dict[int, np.ndarray]], task: int
+    train: list[_Day], scored: list[_Day], inputs: dict[int, dict[int, np.ndarray]], task: int, now: int
 ) -> np.ndarray:
+    """Logits of the days to be scored, of a model that learns from what is known `now`."""
     # A fifth of what every `distill run`, and each of its processes, would wait for at its start.
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -139,7 +166,8 @@ def _fit_predict(
     x = np.concatenate([inputs[day.number][task] for day in train])
     y = np.concatenate([day.labels[:, task] for day in train])
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
-    model.fit(x[y != UNKNOWN], y[y != UNKNOWN])
+    known = np.concatenate([day.known(task, now) for day in train])
+    model.fit(x[known], y[known])
     return model.decision_function(np.concatenate([inputs[day.number][task] for day in scored])).astype(
         np.float32
     )

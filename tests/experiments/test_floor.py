@@ -13,6 +13,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+import experiments.catalog  # noqa: F401  fills the registries
 from distill.config import ExperimentConfig, ScheduleConfig
 from distill.dataset import DataSet
 from distill.predictions import Predictions, prediction_path, read_predictions
@@ -20,7 +21,7 @@ from distill.schedule import Schedule
 from distill.sources.writer import PreparedWriter
 from experiments.pipeline.experiment import Experiment
 from experiments.pipeline.floor import floor_cell, run_floor
-from tests.distill.prepared_data import day_table, small_schema
+from tests.distill.prepared_data import DAY_MS, WINDOW_MS, day_table, small_schema
 from tests.distill.tiny_training import Silence
 
 DAYS, ROWS, PRIOR = 6, 40, 20
@@ -60,32 +61,39 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Predictions:
 
 
 def by_hand(task: str) -> dict[int, float]:
-    """example_id to logit: trained on days 2, predicted from day 3; tags hold several ids and stay out."""
-    known: dict[tuple, int] = defaultdict(int)
-    hits: dict[tuple, int] = defaultdict(int)
+    """example_id to logit: trained on day 2, predicted from day 3; tags hold several ids and stay out.
+
+    A day begins with the labels of earlier days that are known by then: orders are after their window.
+    """
     inputs: dict[int, list] = {}
     for day in range(1, DAYS + 1):
-        rows = table_of(day).to_pylist()
+        known: dict[tuple, int] = defaultdict(int)
+        hits: dict[tuple, int] = defaultdict(int)
+        for row in (row for earlier in range(1, day) for row in table_of(earlier).to_pylist()):
+            if is_known(row, task, (day - 1) * DAY_MS):
+                for key in [(), *keys_of(row)]:
+                    known[key] += 1
+                    hits[key] += row[f"label_{task}"]
         overall = (hits[()] + 1) / (known[()] + 2)
         inputs[day] = []
-        for row in rows:
+        for row in table_of(day).to_pylist():
             columns = []
             for key in keys_of(row):
                 rate = (hits[key] + PRIOR * overall) / (known[key] + PRIOR)
                 columns += [math.log(rate / (1 - rate)), math.log(1 + known[key])]
             inputs[day].append((row, columns))
-        for row in rows:
-            if row[f"label_{task}"] is not None:
-                for key in [(), *keys_of(row)]:
-                    known[key] += 1
-                    hits[key] += row[f"label_{task}"]
-    train = [pair for day in (2,) for pair in inputs[day] if pair[0][f"label_{task}"] is not None]
+    train = [pair for pair in inputs[2] if is_known(pair[0], task, 2 * DAY_MS)]
     scaler = StandardScaler().fit([columns for _, columns in train])
     model = LogisticRegression(max_iter=500)
     model.fit(scaler.transform([columns for _, columns in train]), [row[f"label_{task}"] for row, _ in train])
     scored = [pair for day in range(3, DAYS + 1) for pair in inputs[day]]
     logits = model.decision_function(scaler.transform([columns for _, columns in scored]))
     return {row["example_id"]: float(logit) for (row, _), logit in zip(scored, logits, strict=True)}
+
+
+def is_known(row: dict, task: str, now: int) -> bool:
+    window = WINDOW_MS if task == "order" else 0
+    return row[f"label_{task}"] is not None and row["timestamp"] + window <= now
 
 
 def keys_of(row: dict) -> list[tuple]:
@@ -124,6 +132,31 @@ def test_planted_leak_labels_of_a_day_change_nothing_of_its_own_predictions(
     until, after = found.day <= 5, found.day == 6
     np.testing.assert_array_equal(other.logits["click"][until], found.logits["click"][until])
     assert not np.allclose(other.logits["click"][after], found.logits["click"][after])
+
+
+def test_planted_leak_labels_that_are_late_change_nothing_of_the_next_day(
+    found: Predictions, tmp_path: Path
+) -> None:
+    """Orders of the last tenth of a day are known after the next one has begun."""
+
+    def turned(day: int) -> pa.Table:
+        table = table_of(day)
+        late = [row["timestamp"] + WINDOW_MS > day * DAY_MS for row in table.to_pylist()]
+        if day != 4:
+            return table
+        assert sum(late) == 3
+        orders = [
+            1 if of_late else order
+            for of_late, order in zip(late, table["label_order"].to_pylist(), strict=True)
+        ]
+        return table.set_column(
+            table.column_names.index("label_order"), "label_order", pa.array(orders, pa.int8())
+        )
+
+    (other,) = floor_of(write(tmp_path / "data", turned), tmp_path / "out")
+    until, after = found.day <= 5, found.day == 6
+    np.testing.assert_array_equal(other.logits["order"][until], found.logits["order"][until])
+    assert not np.allclose(other.logits["order"][after], found.logits["order"][after])
 
 
 def test_every_seed_gets_the_same_file(tmp_path: Path) -> None:
