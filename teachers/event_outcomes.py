@@ -19,7 +19,9 @@ of the items of the past (asymmetric SVD, KDD 2008). V starts as the identity an
 dimensions of its own, so that m starts as an item-to-item match: a factorization learns slowly from random signs.
 
 An event counts for a task once the task's window has closed at the example's time: outcomes of 1 are known sooner than
-those of 0, and what is known early would be too often 1.
+those of 0, and what is known early would be too often 1. What an event is predicted from, though, are outcomes as they
+are known at the example's time: a conversion of event r may have come after event t. Where windows are long this makes
+the auxiliary task easier than the main one; it tells no example its own outcome.
 
 Shape letters: B examples, T events of all histories (jagged), d width, D surfaces, K tasks of the schema, k tasks of
 the model, W hidden units.

@@ -48,8 +48,8 @@ BAR_COLUMNS = (
 _VERDICTS = {PASS: OK, FAIL: MISSED, NO_CLAIM: UNDEFINED}
 _AH, _ADAPTER, _SINGLE, _HISTORY, _NONE = "ah", "ah_adapter", "single", "rawid", "none"
 _SURFACES, _LABELS = "single_surfaces", "labels_surfaces"
-# What other surfaces' rows add to a set, and the teacher to those rows' labels, and the other channels to both; a level of
-# the own labels' alone, and those rows' labels beside the teacher.
+# What other surfaces' rows add to a set, the teacher to those rows' labels, the other channels to both; then the own
+# labels' level, and other rows' labels beside the teacher.
 _WITH_OTHERS = (
     (_SURFACES, _SINGLE),
     (_SURFACES, _LABELS),
