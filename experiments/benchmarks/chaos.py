@@ -59,6 +59,9 @@ EXPERIMENT: dict[str, Any] = {
     "workers": 1,
 }
 
+STOPS = 3
+"""SIGTERMs of each component, beside `--kills`."""
+
 TRIALS = {
     "teacher": [{"teacher.optimizer.learning_rate": 0.001}],
     "none": [{"students.small.channel_optimizers.none": {"batch_size": 64}}],
@@ -226,12 +229,11 @@ class Chaos:
 
 
 def kills(chaos: Chaos, components: dict[str, Component], count: int, seed: int = 0) -> Iterator[Row]:
-    """SIGKILL at `count` random moments of each component, and one SIGTERM."""
+    """SIGKILL at `count` random moments of each component, and SIGTERM at STOPS."""
     random = np.random.default_rng(seed)
     for component in components.values():
-        for share in random.uniform(0, 1, count):
-            yield chaos.killed(component, float(share))
-        yield chaos.killed(component, 0.5, signal.SIGTERM)
+        for number in (*[signal.SIGKILL] * count, *[signal.SIGTERM] * STOPS):
+            yield chaos.killed(component, float(random.uniform()), number)
 
 
 def _in_words(ended: Ended) -> bool:

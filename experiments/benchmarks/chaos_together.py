@@ -21,7 +21,7 @@ from itertools import cycle, islice
 
 import numpy as np
 
-from experiments.benchmarks.chaos import Chaos, Row
+from experiments.benchmarks.chaos import STOPS, Chaos, Row
 from experiments.benchmarks.victims import SECONDS, SOONER, alive, content, family, put_back, rows
 from experiments.pipeline.environment import ROOT
 
@@ -116,12 +116,12 @@ class Together:
 
 
 def kills_together(chaos: Chaos, count: int, seed: int = 0) -> Iterator[Row]:
-    """SIGKILL at `count` random moments, the ways to kill in turn, and one SIGTERM."""
+    """SIGKILL at `count` random moments, the ways to kill in turn, and SIGTERM at STOPS."""
     random = np.random.default_rng(seed)
     together = Together(chaos, random)
     together.in_peace()
     faults = islice(cycle((ONE, RESTARTED, TORCHRUN, ALL)), count)
-    for fault in (*faults, STOP):
+    for fault in (*faults, *[STOP] * STOPS):
         yield together.disturbed(fault, float(random.uniform()))
 
 
