@@ -198,7 +198,8 @@ class ScheduleConfig:
 
     Attributes:
         kind: progressive or frozen.
-        lag: days by which the logging snapshot is older than the newest possible one.
+        lag: progressive: days by which the logging snapshot is older than the newest possible one. Frozen: ignored,
+            every day is logged by the teacher's last.
         teacher_days: frozen: the last day the teacher trains on; it starts on day 1. Progressive: ignored.
         student_first_day: first day students train on; 0 for the schedule's own (progressive: day 1, frozen:
             the day after the teacher's last).

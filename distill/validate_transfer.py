@@ -10,8 +10,9 @@ from typing import Any
 
 from distill.cells import JOIN
 from distill.channel_sets import channel_set
-from distill.checks import check_known, check_unique
+from distill.checks import check_unique
 from distill.config import ExperimentConfig, StudentConfig, TeacherConfig
+from distill.errors import nearest
 from distill.findings import Findings, show
 from distill.registry import CHANNELS
 from distill.schema import FeatureSchema
@@ -38,7 +39,9 @@ def check_domain_teachers(config: ExperimentConfig, schema: FeatureSchema | None
         check_domain_teacher(model, path, findings)
         if schema is not None:
             check_against_schema(model, schema, path, findings)
-        check_known([model.channel], config.channels, (*path, "channel"), findings)
+        if model.channel not in config.channels:
+            allowed, hint = ", ".join(config.channels), nearest(model.channel, config.channels)
+            findings.add((*path, "channel"), show(model.channel), allowed, hint)
         if config.teacher is None:
             findings.add(path, "a domain teacher without a teacher", "none, since `teacher` is null")
         elif model.name == config.teacher.name:

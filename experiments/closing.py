@@ -37,10 +37,9 @@ def closing_lines(folder: Path, report: Path) -> list[str]:
 
 
 def _trained(run: RecordedRun) -> str:
-    schedule = run.config["schedule"]
     return (
-        f"{run.name}: {counted(len(run.trainings), 'training')} of {listed('seed', run.seeds)}, {schedule['kind']}, "
-        f"lag {schedule['lag']}, scored on {spanned(run.judged_days)}."
+        f"{run.name}: {counted(len(run.trainings), 'training')} of {listed('seed', run.seeds)}, {run.schedule}, "
+        f"scored on {spanned(run.judged_days)}."
     )
 
 

@@ -66,6 +66,13 @@ class RecordedRun:
         return "test" if "test" in self.splits else "tune"
 
     @property
+    def schedule(self) -> str:
+        """Kind of the schedule, and the lag where it has one; empty when the settings are missing."""
+        schedule = self.config.get("schedule") or {}
+        lag = f", lag {schedule['lag']}" if schedule.get("kind") == "progressive" else ""
+        return f"{schedule.get('kind', '')}{lag}"
+
+    @property
     def judged_days(self) -> list[int]:
         """Days of that split; empty when the settings are missing."""
         return list((self.config.get("schedule") or {}).get(f"{self.split}_days") or [])

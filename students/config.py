@@ -131,7 +131,7 @@ def check_widths(dim: int, layers: dict[str, list[int]], may_be_empty: Iterable[
     """
     if dim < 4 or dim % 4:
         raise UserError(
-            f"options.dim: got {dim}, allowed: a multiple of 4 (the tables' rows are read in fours)"
+            f"options.dim: got {dim}, allowed: a positive multiple of 4 (the tables' rows are read in fours)"
         )
     for name, widths in layers.items():
         if not widths and name not in may_be_empty:

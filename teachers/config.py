@@ -201,8 +201,8 @@ class GEMConfig:
         heads = self.sequence.heads
         if self.dim < 4 or self.dim % 4 or self.dim % heads:
             raise UserError(
-                f"options.dim: got {self.dim}, allowed: a multiple of 4 (the tables' rows are read in fours) and of "
-                f"options.sequence.heads, {heads}"
+                f"options.dim: got {self.dim}, allowed: a positive multiple of 4 (the tables' rows are read in fours) "
+                f"and of options.sequence.heads, {heads}"
             )
         if not self.mlp or any(width < 1 for width in self.mlp):
             raise UserError(

@@ -116,14 +116,13 @@ def _about(run: RecordedRun, channels: list[str]) -> dict[str, str]:
     students = list(dict.fromkeys(cell.model for cell in run.cells if cell.role == STUDENT))
     teachers = list(dict.fromkeys(c.model for c in run.cells if c.role in (TEACHER, DOMAIN_TEACHER)))
     verticals = list(dict.fromkeys(cell.vertical for cell in run.cells if cell.role == STUDENT))
-    schedule = run.config.get("schedule") or {}
     facts = {
         "Teachers" if len(teachers) > 1 else "Teacher": ", ".join(teachers),
         "Students": ", ".join(students),
         "Verticals": ", ".join(verticals),
         "Channels": ", ".join(channels),
         "Seeds": ", ".join(map(str, run.seeds)),
-        "Schedule": f"{schedule['kind']}, lag {schedule['lag']}" if schedule else "",
+        "Schedule": run.schedule,
         "Scored on": spanned(run.judged_days) if run.judged_days else "",
     }
     return {name: value or UNDEFINED for name, value in facts.items()}

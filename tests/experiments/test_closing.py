@@ -9,6 +9,7 @@ import pytest
 from distill.errors import UserError
 from distill.results import read_results
 from experiments.closing import closing_lines
+from experiments.recorded import read_run
 from tests.experiments.synthetic_run import write_synthetic_run
 
 
@@ -31,6 +32,12 @@ def test_ten_lines_at_most_and_the_report_last(folder: Path, lines: list[str]) -
 def test_what_was_trained(lines: list[str]) -> None:
     # Teacher, and three channels on each of three surfaces, twice.
     assert lines[0] == "synthetic: 20 trainings of seeds 0, 1, progressive, lag 1, scored on days 9–11."
+
+
+def test_a_frozen_schedule_has_no_lag(folder: Path) -> None:
+    run = read_run(folder)
+    run.config["schedule"]["kind"] = "frozen"
+    assert run.schedule == "frozen"
 
 
 def test_the_teachers_scores_are_those_of_results(folder: Path, lines: list[str]) -> None:

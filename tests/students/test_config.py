@@ -18,8 +18,8 @@ CONFIGS = [DLRMConfig, DeepFMConfig, DCNv2Config, DINConfig]
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dim": 6}, "options.dim: got 6, allowed: a multiple of 4"),
-        ({"dim": 0}, "options.dim: got 0"),
+        ({"dim": 6}, "options.dim: got 6, allowed: a positive multiple of 4"),
+        ({"dim": 0}, "options.dim: got 0, allowed: a positive multiple of 4"),
         ({"mlp": []}, "options.mlp: got no layer"),
         ({"mlp": [8, 0]}, r"options.mlp: got \[8, 0\], allowed: widths of at least 1"),
         ({"history_length": -1}, "options.history_length: got -1"),

@@ -240,8 +240,8 @@ def test_same_seed_same_teacher() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dim": 6}, "options.dim: got 6, allowed: a multiple of 4"),
-        ({"dim": 0}, "options.dim: got 0"),
+        ({"dim": 6}, "options.dim: got 6, allowed: a positive multiple of 4"),
+        ({"dim": 0}, "options.dim: got 0, allowed: a positive multiple of 4"),
         ({"dim": 8, "sequence": {"heads": 3}}, "options.dim: got 8, .* and of options.sequence.heads, 3"),
         ({"sequence": {"heads": 0}}, "options.sequence.heads: got 0, allowed: at least 1"),
         ({"sequence": {"layers": -1}}, "options.sequence.layers: got -1"),
