@@ -80,6 +80,7 @@ from distill.schema import DayInfo, FeatureSchema
 from distill.sources.beside_days import add_content, add_events
 from distill.sources.columns import domains_by_index
 from distill.sources.config import ParquetConfig, data_root
+from distill.sources.day_times import check_order, check_times
 from distill.sources.fingerprint import fingerprint
 from distill.sources.raw_ids import as_rows, collect, with_sizes
 from distill.sources.writer import PreparedWriter
@@ -90,7 +91,6 @@ if TYPE_CHECKING:
 
 EVENTS = "events.parquet"
 CONTENT = "content"
-YEAR_MS = 366 * 86_400_000
 _ORDER = ["timestamp", "example_id"]
 
 
@@ -128,6 +128,7 @@ def prepare(config: ParquetConfig, data: DataConfig, folder: Path, progress: Pro
     schema = FeatureSchema.load(root / "schema.yaml")
     folders = day_folders(root)
     files = [_open_day(path, schema) for path in folders.values()]
+    check_order(list(folders), files, root)
     events = ParquetPart(root / EVENTS) if (root / EVENTS).is_file() else None
     vocabularies = collect(schema, root / VOCABULARY, events, files)
     schema = dataclasses.replace(
@@ -189,32 +190,14 @@ def _open_day(folder: Path, schema: FeatureSchema) -> list[ParquetPart]:
     for part in parts:
         needed = columns_for(schema, list(schema.sparse), schema.dense)
         check_columns(part.columns, schema, str(part.path), needed)
-        _check_times(part, folder.name.removeprefix("date="))
+        matures = [name for name in maturity_columns(schema) if name in part.columns]
+        check_times(part, folder.name.removeprefix("date="), matures)
         for name in part.columns:
             if name.startswith(("label_", "matures_")) and name not in [*known, *needed]:
                 raise DataError(
                     f"{part.path}: column '{name}': allowed: {', '.join(known)}. {nearest(name, known)}"
                 )
     return parts
-
-
-def _check_times(part: ParquetPart, date: str) -> None:
-    """Whole milliseconds, within a year of the folder's date.
-
-    Seconds would leave days and order as they are, and make every age and every window a thousandth of itself.
-    """
-    times = part.read(["timestamp"])["timestamp"]
-    if not pa.types.is_integer(times.type):
-        raise DataError(
-            f"{part.path}: timestamp: got type {times.type}, allowed: int64, milliseconds since 1970. Convert it."
-        )
-    first, last = pc.min_max(times).as_py().values()
-    night = int(np.datetime64(date, "ms").astype(np.int64))
-    if first is not None and (first < night - YEAR_MS or last > night + YEAR_MS):
-        raise DataError(
-            f"{part.path}: timestamp: got {first} to {last}, allowed: milliseconds since 1970, within a year of {date} "
-            f"({night}). Multiply seconds by 1000, divide microseconds by 1000."
-        )
 
 
 def _days(
