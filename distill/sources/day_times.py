@@ -7,6 +7,7 @@ on.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from distill.errors import DataError
 from distill.parquet import ParquetPart
 
 YEAR_MS = 366 * 86_400_000
+
+_LOG = logging.getLogger(__name__)
 
 
 def check_times(part: ParquetPart, date: str, matures: Sequence[str]) -> None:
@@ -69,6 +72,21 @@ def check_order(dates: Sequence[str], files: Sequence[Sequence[ParquetPart]], ro
                 f"{dates[place - 1]}, around {_shown(before)}. Rows belong into the folder of their date"
             )
         before = middle
+
+
+def tell_gaps(dates: Sequence[str], root: Path) -> None:
+    """Warn of dates without a folder: days are numbered by the folders that are there.
+
+    Args:
+        dates: of the days, in order.
+        root: the folder.
+    """
+    days = np.array(dates, "datetime64[D]")
+    for place in np.flatnonzero(np.diff(days) > np.timedelta64(1, "D")):
+        _LOG.warning(
+            "%s: no folder between %s and %s, which are days %d and %d: days are numbered by the folders there are",
+            *(root, dates[place], dates[place + 1], place + 1, place + 2),
+        )
 
 
 def _shown(time_ms: float) -> str:

@@ -80,7 +80,7 @@ from distill.schema import DayInfo, FeatureSchema
 from distill.sources.beside_days import add_content, add_events
 from distill.sources.columns import domains_by_index
 from distill.sources.config import ParquetConfig, data_root
-from distill.sources.day_times import check_order, check_times
+from distill.sources.day_times import check_order, check_times, tell_gaps
 from distill.sources.fingerprint import fingerprint
 from distill.sources.raw_ids import as_rows, collect, with_sizes
 from distill.sources.writer import PreparedWriter
@@ -129,6 +129,7 @@ def prepare(config: ParquetConfig, data: DataConfig, folder: Path, progress: Pro
     folders = day_folders(root)
     files = [_open_day(path, schema) for path in folders.values()]
     check_order(list(folders), files, root)
+    tell_gaps(list(folders), root)
     events = ParquetPart(root / EVENTS) if (root / EVENTS).is_file() else None
     vocabularies = collect(schema, root / VOCABULARY, events, files)
     schema = dataclasses.replace(

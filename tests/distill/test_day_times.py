@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from distill.errors import DataError
 from distill.parquet import ParquetPart
-from distill.sources.day_times import check_order, check_times
+from distill.sources.day_times import check_order, check_times, tell_gaps
 
 HOUR = 3_600_000
 NIGHT = 1_767_225_600_000
@@ -76,3 +77,10 @@ def test_a_column_of_nothing_says_nothing(tmp_path: Path, kind: pa.DataType) -> 
     check_times(
         part_of(tmp_path / "a.parquet", [9, 12], matures_order=known), "2026-01-01", ["matures_order"]
     )
+
+
+def test_dates_without_a_folder_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        tell_gaps(["2026-02-27", "2026-02-28", "2026-03-01", "2026-03-04"], Path("mine"))
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert said.startswith("mine: no folder between 2026-03-01 and 2026-03-04, which are days 3 and 4")
