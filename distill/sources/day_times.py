@@ -82,7 +82,7 @@ def tell_gaps(dates: Sequence[str], root: Path) -> None:
         root: the folder.
     """
     days = np.array(dates, "datetime64[D]")
-    for place in np.flatnonzero(np.diff(days) > np.timedelta64(1, "D")):
+    for place in np.flatnonzero(np.diff(days) > np.timedelta64(1, "D")).tolist():
         _LOG.warning(
             "%s: no folder between %s and %s, which are days %d and %d: days are numbered by the folders there are",
             *(root, dates[place], dates[place + 1], place + 1, place + 2),
