@@ -17,7 +17,16 @@ from distill.config import DataConfig
 from distill.errors import DataError
 from distill.parquet import ParquetPart
 from distill.registry import SOURCES
-from distill.rows import UNKNOWN, Rows, check_columns, columns_for, decode, maturity_columns, usable
+from distill.rows import (
+    UNKNOWN,
+    Rows,
+    check_columns,
+    columns_for,
+    decode,
+    maturity_columns,
+    open_windows,
+    usable,
+)
 from distill.schema import FeatureSchema
 from distill.sources.fingerprint import fingerprint
 from distill.sources.writer import CONTENT, MANIFEST, day_folder
@@ -35,7 +44,9 @@ class Outcomes:
 
     Attributes:
         example_id, domain: int64 [R].
-        labels: int8 [R, K], -1 where unknown.
+        labels: int8 [R, K], -1 where unknown. So is, on a day with labels that were missing when the log was exported
+            because their window was open at the last day's end, every label with an open window: those that are there
+            are positives above all, and scores would be of these.
         matured: bool [R, K], True where training on the day may use the label.
     """
 
@@ -126,9 +137,16 @@ class DataSet:
         Raises:
             DataError: as `parts`; an unreadable file; a label that is none.
         """
-        now = self.schema.days[day - 1].end_ms
-        parts = [(r.example_id, r.domain, r.labels, usable(r, now)) for r in self.label_rows(day)]
-        return Outcomes(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+        schema = self.schema
+        now, last = schema.days[day - 1].end_ms, schema.days[-1].end_ms
+        parts = [
+            (r.example_id, r.domain, r.labels, usable(r, now), open_windows(r, schema, last))
+            for r in self.label_rows(day)
+        ]
+        *found, labels, matured, waiting = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        # Where one is missing in an open window, those that are there became known early: positives above all.
+        labels[waiting & (waiting & (labels == UNKNOWN)).any(axis=0)] = UNKNOWN
+        return Outcomes(*found, labels, matured)
 
     def label_rows(self, day: int) -> Iterator[Rows]:
         """The rows of a day without their features, a file at a time: ids, labels and when they become known.

@@ -19,7 +19,9 @@ rows of a day the window is still open, and three rules (`delayed_labels`) treat
   capping 1 / F(e) instead would make their expected target P(y = 1 | x) F(e) LARGEST_TARGET, too small by up to
   everything; leaving them out costs those rows and no bias, since their time alone decides.
   An outcome known to be 0 early (no click, so no conversion) counts as 0 like one that is not seen yet: the estimate
-  stays unbiased, and the mask says nothing about outcomes.
+  stays unbiased, and the mask says nothing about outcomes. So does a label that is missing because the log was exported
+  while its window was open: without these rows those of outcomes seen so far would remain, and targets of 1 / F(e)
+  alone. A label that is missing though its window had closed is not known and stays out.
 - `final`: the final labels, whatever their time: the future. A control for simulated data.
 
 Shape letters: R rows, K tasks, n buckets of delays.
@@ -36,7 +38,7 @@ import numpy as np
 from distill.config import DelayedLabels
 from distill.dataset import DataSet
 from distill.errors import UserError
-from distill.rows import UNKNOWN, Rows, usable
+from distill.rows import UNKNOWN, Rows, open_windows, usable
 from distill.schema import FeatureSchema
 
 SIMULATED = "simulator"
@@ -156,8 +158,10 @@ class Weighted:
         now = self.schema.days[day - 1].end_ms
         matured = usable(rows, now)
         targets, mask = _labels(rows, matured), matured.copy()
+        told = (rows.labels != UNKNOWN) | open_windows(rows, self.schema, self.schema.days[-1].end_ms)
+        waiting = open_windows(rows, self.schema, now) & told
         for k, task in enumerate(self.schema.tasks.values()):
-            young = (rows.timestamp + task.window_ms > now) & (rows.labels[:, k] != UNKNOWN)
+            young = waiting[:, k]
             delays = self.counts.until(day, task.name) if young.any() else None
             if delays is not None:
                 share = delays.share(now - rows.timestamp)

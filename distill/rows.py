@@ -239,6 +239,21 @@ def usable(rows: Rows, now: int) -> np.ndarray:
     return (rows.labels != UNKNOWN) & (rows.matures <= now)
 
 
+def open_windows(rows: Rows, schema: FeatureSchema, now: int) -> np.ndarray:
+    """Of which labels the window is still open at a time, whatever is known of them by then.
+
+    Args:
+        rows: decoded rows.
+        schema: the data set's schema.
+        now: ms.
+
+    Returns:
+        bool [R, K].
+    """
+    windows = np.array([task.window_ms for task in schema.tasks.values()], np.int64)
+    return rows.timestamp[:, None] + windows > now
+
+
 def check_rows(rows: Rows, schema: FeatureSchema, dense: Sequence[str], where: str) -> None:
     """The data contract of values: ids inside tables, finite dense features, known surfaces, rows in order.
 

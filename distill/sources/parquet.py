@@ -32,7 +32,8 @@ schema.yaml names the columns (every key but `name`, `domains`, `tasks` and `spa
 Columns of a day's files: `example_id` (unique in the whole data set), `user_id`, `timestamp` (ms), `domain`
 (name or index), every sparse feature (integers inside [0, size), lists when multi), every dense feature
 (finite), `label_<task>` (0, 1, null = not known), and, if you have it, `matures_<task>` (ms; when the label
-became known). Columns that the schema does not name are not read.
+became known). Columns that the schema does not name are not read. A log may be exported while windows are open: where
+labels are missing for that reason, the other rows whose window is open at the last day's end are not scored either.
 
 Ids that are texts, or whole numbers of any size, become rows of a table where the schema says how
 (`distill.vocabulary` has the details):

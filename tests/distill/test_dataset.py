@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import pickle
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from distill.config import DataConfig
 from distill.dataset import DataSet, prepare
 from distill.errors import DataError, UserError
 from distill.progress import NoProgress, Progress
+from distill.schema import Task
 from distill.sources.config import SourceConfig
 from distill.sources.fingerprint import fingerprint
 from distill.sources.writer import PreparedWriter
@@ -130,6 +131,47 @@ def test_planted_leak_a_late_label_is_final_but_not_matured(tmp_path: Path) -> N
     outcomes = write_one_day(tmp_path / "d", late).outcomes(1)
     assert outcomes.labels[:, 1].tolist() == [1] * 10
     assert outcomes.matured[:, 1].tolist() == [True] * 9 + [False]
+
+
+LATE = [*range(0, 800, 100), 850, 950, 960, 970]
+"""Of twelve rows; the windows of the last three are open at the day's end, 1000."""
+
+
+def orders_of(folder: Path, label_order: list[int | None]) -> DataSet:
+    """One day; orders are told within 100 ms."""
+    return write_one_day(folder, day_table(1, 12, timestamp=LATE, label_order=label_order))
+
+
+def test_rows_whose_window_was_open_when_the_log_was_exported_are_unknown_whatever_their_label(
+    tmp_path: Path,
+) -> None:
+    """The order that is there already is not scored either: beside it the rows without one are missing."""
+    outcomes = orders_of(tmp_path / "d", [None, *[0] * 7, 1, 1, None, 0]).outcomes(1)
+    assert outcomes.labels[:, 1].tolist() == [-1, *[0] * 7, 1, -1, -1, -1]
+    assert outcomes.matured[:, 1].tolist() == [False] + [True] * 8 + [False] * 3
+    assert outcomes.labels[:, 0].tolist() == [1, 0, 0] * 4
+
+
+def test_a_log_exported_when_all_windows_had_closed_keeps_its_labels(tmp_path: Path) -> None:
+    labels = [None, *[0] * 7, 1, 1, 1, 0]
+    assert orders_of(tmp_path / "d", labels).outcomes(1).labels[:, 1].tolist() == [-1, *labels[1:]]
+
+
+def test_the_rate_of_a_log_exported_while_windows_are_open_is_that_of_the_closed_ones(tmp_path: Path) -> None:
+    """Of 9 rows whose window has closed 1 of feed and 2 of reels have an order: rates of 1/5 and 2/4."""
+    data = orders_of(tmp_path / "d", [0, 1, 0, 1, 0, 0, 1, 0, 0, 1, None, 1])
+    assert data.base_rates([1])["order"].tolist() == [1 / 5, 2 / 4]
+
+
+def test_a_window_longer_than_a_day_may_be_open_on_two_days(tmp_path: Path) -> None:
+    """Days end at 1000 and 2000; with a window of 1500 that of a row shown at 600 closes at 2100."""
+    schema = replace(small_schema(), tasks={"click": Task("click"), "order": Task("order", 1500)})
+    with PreparedWriter(tmp_path / "d", schema, source="test", fingerprint="f" * 64) as writer:
+        for day in (1, 2):
+            writer.write_day(day, day_table(day, label_order=[0, 1, 0, 0, 0, 0, 1, 0, None, 0]))
+    data = DataSet.open(tmp_path / "d")
+    assert data.outcomes(1).labels[:, 1].tolist() == [0, 1, 0, 0, 0, 0, -1, -1, -1, -1]
+    assert data.outcomes(2).labels[:, 1].tolist() == [-1] * 10
 
 
 def test_label_counts_by_surface_and_task(tmp_path: Path) -> None:

@@ -165,9 +165,30 @@ def test_the_mask_says_nothing_about_the_outcome(tmp_path: Path) -> None:
     assert all(np.array_equal(masks[0], mask) for mask in masks)
 
 
-def test_a_label_that_is_not_known_stays_out(tmp_path: Path) -> None:
-    data = write(tmp_path / "d", [past(uniform), last_hours([4, 4], [None, 0], [None, 0])])
+def test_a_label_still_missing_after_its_window_stays_out(tmp_path: Path) -> None:
+    today = last_hours([4, 4], [None, 0], [None, 0])
+    data = write(tmp_path / "d", [past(uniform), today, past(uniform)])
     assert labels_of(data, 2)[1].tolist() == [False, True]
+
+
+def test_of_a_log_exported_while_windows_are_open_what_is_missing_is_not_seen_yet(tmp_path: Path) -> None:
+    """Four hours before the end half of the outcomes are seen, and one row of five has one."""
+    ago = [9] + [4] * 10
+    exported = last_hours(ago, [None, 1] + [None] * 9, [None, 2] + [None] * 9)
+    final = last_hours(ago, [None, 1, 1] + [0] * 8, [None, 2, 6] + [8] * 8)
+    for name, today in (("exported", exported), ("final", final)):
+        targets, mask = labels_of(write(tmp_path / name, [past(uniform), today]), 2)
+        assert mask.tolist() == [False] + [True] * 10
+        assert targets[1:].tolist() == pytest.approx([2.0] + [0.0] * 9, rel=0.01)
+
+
+def test_a_row_of_an_earlier_day_whose_window_is_open_at_the_logs_end_is_not_seen_yet(tmp_path: Path) -> None:
+    """With a window of 48 hours a quarter of the outcomes are seen after 12; 24 more are over at the log's end."""
+    slow = past(lambda quantile: 48 * quantile)
+    days = [slow, slow, last_hours([12, 12], [1, None], [3, None]), past(uniform, rows=2)]
+    targets, mask = labels_of(write(tmp_path / "d", days, window=48 * HOUR), 3)
+    assert mask.tolist() == [True, True]
+    assert targets.tolist() == pytest.approx([4.0, 0.0], rel=0.01)
 
 
 # Where the distribution comes from
