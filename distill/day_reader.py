@@ -42,8 +42,7 @@ class DayReader:
         share: of the rows that is wanted, by their ids (`distill.sampling.sampled`).
 
     Raises:
-        DataError: unknown feature or surface, a day, file, column or row missing, an unreadable file; a day of whose
-            rows none is kept.
+        DataError: unknown feature or surface, a day, file, column or row missing, an unreadable file.
     """
 
     def __init__(
@@ -72,7 +71,6 @@ class DayReader:
         self._all = domains is None and negatives is None and share == 1
         self._groups = [group for part in self._open_parts() for group in self._scan(part)]
         self._starts = np.cumsum([0] + [group.rows for group in self._groups])
-        self._refuse_nothing_kept()
         self._blocks: dict[int, Block] = {}
         self._last_keys: dict[int, tuple[int, int]] = {}
 
@@ -128,7 +126,7 @@ class DayReader:
         if self.negatives is not None:
             k = self.data.schema.task_names.index(self.negatives.task)
             positive = targets.mask[:, k] & (targets.labels[:, k] == 1)
-            wanted &= self.negatives.keeps(rows.example_id, positive)
+            wanted &= self.negatives.keeps(rows.example_id, positive, among=self.share)
         return np.flatnonzero(wanted)
 
     def _check_follows(self, rows: Rows, group: int, where: str) -> None:
@@ -173,8 +171,12 @@ class DayReader:
         wanted = np.isin(table["domain"].to_numpy(), self._wanted)
         return int((wanted & sampled(table["example_id"].to_numpy(), self.share)).sum())
 
-    def _refuse_nothing_kept(self) -> None:
-        """A day without a batch would end a training early, without a word."""
+    def refuse_nothing_kept(self) -> None:
+        """A day without a batch would end a training early, without a word.
+
+        Raises:
+            DataError: the sampling of negatives keeps none of the day's rows.
+        """
         if self.negatives is None or self.rows:
             return
         rows = sum(self._count_wanted(ParquetPart(group.path), group.index) for group in self._groups)

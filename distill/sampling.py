@@ -11,6 +11,9 @@ They teach the teacher's target alone, which depends on the features only, so th
 full they would outnumber known rows of the same kind 1 / r to one, and tilt the distillation towards the hours of which
 nothing is known yet. Whether one of them is kept says nothing of its outcome: the hash alone decides.
 
+Rows of other surfaces whose labels a channel learns from (`distill.other_surfaces`) are sampled alike: its loss is
+compared on the same odds. Without labels they teach the teacher's target alone and are not sampled.
+
 Labels must be known in full or not at all: under the rule `weighted` (`distill.delay`) a target of 0 may be a positive
 that is not seen yet, and dropping some of those breaks the estimate.
 
@@ -59,17 +62,21 @@ class NegativeSampling:
             )
         return NegativeSampling(tasks[0], share)
 
-    def keeps(self, example_id: NDArray[np.int64], positive: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def keeps(
+        self, example_id: NDArray[np.int64], positive: NDArray[np.bool_], among: float = 1.0
+    ) -> NDArray[np.bool_]:
         """Which rows are kept.
 
         Args:
             example_id: int64 [R].
             positive: bool [R], label known to be 1.
+            among: share of all rows that is wanted and that these are, by their ids (`sampled`).
 
         Returns:
             bool [R].
         """
-        return positive | sampled(example_id, self.share)
+        # One hash draws both shares: of those below `among`, the share r lies below r times that.
+        return positive | sampled(example_id, self.share * among)
 
 
 ONE_TASK = (

@@ -62,7 +62,7 @@ class DayStream(IterableDataset):
 
     Raises:
         DataError: unknown feature, modality or surface, a day that is missing, a column that is missing, a day of
-            whose rows none is kept.
+            whose own rows none is kept.
     """
 
     def __init__(
@@ -99,6 +99,8 @@ class DayStream(IterableDataset):
         self._extra = (item,) if (content or past) and item not in self.features else ()
         read = (*self.features, *self._extra)
         self.reader = DayReader(data, day, read, self.dense, domains, validate, labels, negatives, share)
+        if own:
+            self.reader.refuse_nothing_kept()
         self.vectors = ContentStore(data.content_folder, data.schema, self.content) if content else None
         self._single = [name for name in read if not data.schema.sparse[name].multi]
         self.events = EventStore(data.events_folder) if history_length else None

@@ -101,9 +101,10 @@ def streams(
         # Before the first snapshot the teacher says nothing of anybody's rows.
         if others is None or experiment.schedule.snapshot_for(day) is None:
             return own
-        rule = labels if others.labels else Unlabelled(experiment.data.schema)
-        return OthersFirst(
-            trained_on(day, domains=others.domains, labels=rule, share=others.share, own=False), own
-        )
+        of_others = partial(trained_on, day, domains=others.domains, share=others.share, own=False)
+        if not others.labels:
+            return OthersFirst(of_others(labels=Unlabelled(experiment.data.schema)), own)
+        # Where their labels teach, logits are compared as they are on sampled rows, whoever's these are.
+        return OthersFirst(of_others(labels=labels, negatives=sampling), own)
 
     return days

@@ -54,10 +54,13 @@ class DealtDay(DayStream):
         super().__init__(data, day, batch_size, features, dense, domains=names, **options)
         self._codes = [torch.tensor([data.schema.domain_index(name) for name in of]) for of in surfaces]
         # Of wanted rows: sampled negatives are counted as a stream of the surface alone would count them.
-        self._rows = [
-            DayReader(data, day, (), (), surface, False, self.reader.labels, self.reader.negatives).rows
+        readers = [
+            DayReader(data, day, (), (), surface, False, self.reader.labels, self.reader.negatives)
             for surface in surfaces
         ]
+        for reader in readers:
+            reader.refuse_nothing_kept()
+        self._rows = [reader.rows for reader in readers]
 
     def __len__(self) -> int:
         """Batches of all surfaces."""
