@@ -124,6 +124,13 @@ class Schedule:
         through = day - 1 - self.config.lag
         return through if through >= 1 else None
 
+    def told_through(self, day: int) -> int | None:
+        """As `snapshot_for`, where `day` is logged; None also on a day that no student reads, of which there is no log.
+
+        Domain teachers train from day 1 whatever the students' first day is, and are told nothing until then.
+        """
+        return self.snapshot_for(day) if day in self.student_days() else None
+
     def logged_days(self) -> list[int]:
         """Days that students read, trained on or only predicted, and that a snapshot exists for."""
         return [day for day in self.student_days() if self.snapshot_for(day) is not None]

@@ -55,7 +55,7 @@ def with_others(experiment: Experiment, rows: Mapping[int, int], supply: Supply)
     others = supply.other_rows
     if others is None:
         return dict(rows)
-    taught = [day for day in rows if experiment.schedule.snapshot_for(day) is not None]
+    taught = [day for day in rows if experiment.schedule.told_through(day) is not None]
     of_others = rows_of(experiment.data, taught, others.domains)
     return {day: own + round(others.share * of_others.get(day, 0)) for day, own in rows.items()}
 
@@ -98,8 +98,8 @@ def streams(
             log = supply.log if supply.served else None
             return read(day, batch_size=max(size, PREDICTED_TOGETHER), domains=domains, teacher=log)
         own = trained_on(day, domains=domains, labels=labels, negatives=sampling)
-        # Before the first snapshot the teacher says nothing of anybody's rows.
-        if others is None or experiment.schedule.snapshot_for(day) is None:
+        # Before the first day that is logged the teacher says nothing of anybody's rows.
+        if others is None or experiment.schedule.told_through(day) is None:
             return own
         of_others = partial(trained_on, day, domains=others.domains, share=others.share, own=False)
         if not others.labels:

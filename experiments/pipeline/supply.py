@@ -169,13 +169,13 @@ def past_folder(experiment: Experiment, teacher: Cell, seed: int, request: PastR
 def teacher_log(
     experiment: Experiment, teacher: Cell, seed: int, wanted: tuple[str, ...], representation: bool = False
 ) -> TeacherLog:
-    """Open the log of a teacher of a seed for the days that students read."""
+    """Open the log of a teacher of a seed for all days of a run; it says nothing on those that are not logged."""
     schedule = experiment.schedule
     return TeacherLog(
         experiment.log_folder(teacher, seed),
         experiment.data.schema.task_names,
         wanted,
         experiment.data.fingerprint,
-        {day: schedule.snapshot_for(day) for day in schedule.student_days()},
+        {day: schedule.told_through(day) for day in range(1, schedule.last_day + 1)},
         representation,
     )

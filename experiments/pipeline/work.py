@@ -89,7 +89,7 @@ def _rows_read(experiment: Experiment, cell: Cell, others: float) -> int:
     schedule, is_teacher = experiment.schedule, cell in experiment.logged_cells
     plan = schedule.teacher_plan() if is_teacher else schedule.student_plan()
     own = rows_of(experiment.data, plan.train, cell.domains)
-    taught = [day for day in plan.train if others and schedule.snapshot_for(day) is not None]
+    taught = [day for day in plan.train if others and schedule.told_through(day) is not None]
     return sum(own.values()) + round(
         others * sum(experiment.data.rows_per_day[day] - own[day] for day in taught)
     )

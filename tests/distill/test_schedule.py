@@ -26,6 +26,13 @@ def test_lag_one_logs_a_day_by_the_snapshot_two_days_older():
     assert schedule.logged_days() == list(range(3, 12))
 
 
+def test_nothing_is_told_on_days_that_no_student_reads():
+    """Of lag 1: the snapshot of day 1 could log day 3, and students begin on day 5."""
+    schedule = Schedule(ScheduleConfig(lag=1, student_first_day=5), n_days=14)
+    assert [schedule.told_through(day) for day in range(1, 8)] == [None] * 4 + [3, 4, 5]
+    assert schedule.logged_days() == list(range(5, 12))
+
+
 def test_lag_zero_logs_by_the_day_before():
     assert Schedule(ScheduleConfig(lag=0), n_days=14).snapshot_for(9) == 8
 

@@ -107,6 +107,21 @@ def test_log_of_lag_three_is_by_the_snapshot_of_four_days_before(
     assert logits == predicted_by(config, snapshot, 5, cache)
 
 
+def test_domain_teacher_before_the_students_first_day_learns_from_labels_alone(
+    data: Path, cache: Path, tmp_path: Path
+) -> None:
+    """It trains on days 1 to 4, students on 3 and 4; at lag 0 days 3 to 5 are logged."""
+    days = {"tune_days": [4, 5], "test_days": [], "lag": 0, "student_first_day": 3}
+    domain = ONE_STUDENT[0] | {"name": "apps", "channel": "ah"}
+    del domain["channels"]
+    config = small(tmp_path / "a", data, cache, schedule=days, domain_teachers=[domain])
+    assert main(["run", str(config)]) == 0
+    out = tmp_path / "a" / "out"
+    report = json.loads((out / "checkpoints" / cells(out)["apps", "ah"] / "0" / "report.json").read_text())
+    told = {day["day"]: day["means"]["ah/loss"] > 0 for day in report["days"]}
+    assert told == {1: False, 2: False, 3: True, 4: True}
+
+
 def test_frozen_teacher_and_students(data: Path, cache: Path, tmp_path: Path) -> None:
     days = {"kind": "frozen", "teacher_days": 2, "student_last_day": 4, "tune_days": [4, 5], "test_days": [6]}
     config = small(tmp_path / "a", data, cache, schedule=days)

@@ -127,3 +127,10 @@ def test_a_day_of_which_no_other_row_is_kept_is_trained_on_its_own(tmp_path: Pat
             writer.write_day(day, day_table(day, label_click=[0, 1] * 5))
     batches = of_day(DataSet.open(tmp_path / "d"), 2, OtherRows(("feed",), 1.0, labels=True), 1e-9)
     assert [batch.own for batch in batches] == [True]
+
+
+def test_other_rows_are_read_on_days_that_are_logged(data: DataSet) -> None:
+    """At lag 0 the snapshot of day 1 could log day 2, which no student reads when they begin on day 3."""
+    others = OtherRows(("feed",), 1.0, labels=False)
+    begins = {day: of_day(data, day, others, student_first_day=3)[0].own for day in (1, 2, 3)}
+    assert begins == {1: True, 2: True, 3: False}
