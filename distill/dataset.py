@@ -143,10 +143,11 @@ class DataSet:
             (r.example_id, r.domain, r.labels, usable(r, now), open_windows(r, schema, last))
             for r in self.label_rows(day)
         ]
-        *found, labels, matured, waiting = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        columns = (np.concatenate(column) for column in zip(*parts, strict=True))
+        example_id, domain, labels, matured, waiting = columns
         # Where one is missing in an open window, those that are there became known early: positives above all.
         labels[waiting & (waiting & (labels == UNKNOWN)).any(axis=0)] = UNKNOWN
-        return Outcomes(*found, labels, matured)
+        return Outcomes(example_id, domain, labels, matured)
 
     def label_rows(self, day: int) -> Iterator[Rows]:
         """The rows of a day without their features, a file at a time: ids, labels and when they become known.
