@@ -20,7 +20,7 @@ from experiments.pipeline.experiment import LOCKS, Experiment
 from experiments.pipeline.floor import run_floor
 from experiments.pipeline.pool import Job, default_workers, run_jobs
 from experiments.pipeline.rehearsal import rehearse
-from experiments.pipeline.run_folder import claim, refuse_other_data
+from experiments.pipeline.run_folder import claim
 from experiments.pipeline.scoring import predicted_cells, score, write_metrics
 from experiments.pipeline.status import RunStatus
 from experiments.pipeline.streams import rows_of
@@ -52,7 +52,6 @@ def run(loaded: LoadedConfig, final: str | None, steps: Sequence[str], progress:
         with RunStatus(folder, loaded.config_hash, final) as step:
             step("data")
             experiment = open_experiment(loaded, final is not None, progress)
-            refuse_other_data(experiment)
             if final is not None:
                 trace_test_read(loaded.config_hash, final)
             tracker = open_tracker(experiment, loaded.to_yaml())

@@ -23,10 +23,11 @@ from distill.files import atomic_path
 from distill.load_config import LoadedConfig, deciding, load_config
 from distill.predictions import prediction_path
 from distill.progress import Progress
+from distill.sources.fingerprint import fingerprint_of
 from distill.strict_json import read_mapping
 from distill.structured import to_plain
 from experiments.pipeline.environment import versions
-from experiments.pipeline.experiment import Experiment, Planned
+from experiments.pipeline.experiment import Planned
 from experiments.pipeline.settings import alone, anywhere, decisive
 from experiments.pipeline.training import REPORT, REPORT_ADVICE
 
@@ -78,31 +79,22 @@ def claim(loaded: LoadedConfig, progress: Progress) -> None:
         before = Planned(replace(earlier.config, output=loaded.config.output))
         after = Planned(loaded.config)
         reports = _reports(folder)
-        _note_settings(earlier, before, reports)
+        noted = _note_settings(earlier, before, reports)
         _refuse_others(before, after, reports)
+        _refuse_other_data(after, reports)
+        for path, report in noted.items():
+            _write(path, json.dumps(report, indent=1) + "\n")
         changes = _rearrange(before, after, reports)
         if earlier is not loaded:
             with progress.task(str(folder)) as bar:
                 bar.advance(0, **changes.shown())
-    with atomic_path(folder / CONFIG) as temporary:
-        temporary.write_text(loaded.to_yaml())
-    with atomic_path(folder / "versions.json") as temporary:
-        temporary.write_text(json.dumps(versions(), indent=1) + "\n")
+    _write(folder / CONFIG, loaded.to_yaml())
+    _write(folder / "versions.json", json.dumps(versions(), indent=1) + "\n")
 
 
-def refuse_other_data(experiment: Experiment) -> None:
-    """Refuse to train everything again because the data have changed beneath the same settings.
-
-    Raises:
-        UserError: the folder holds trainings on other data.
-    """
-    allowed = {str(report.get("data_fingerprint")) for report in _reports(experiment.folder).values()}
-    if allowed - {experiment.data.fingerprint}:
-        raise UserError(
-            f"data: got a data set with fingerprint {experiment.data.fingerprint[:12]}, allowed: "
-            f"{', '.join(sorted(one[:12] for one in allowed))}, on which the models in {experiment.folder} were "
-            f"trained. All of them would be trained anew. {_ELSEWHERE}"
-        )
+def _write(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)
 
 
 def _earlier(folder: Path, loaded: LoadedConfig) -> LoadedConfig:
@@ -131,16 +123,16 @@ def _reports(folder: Path) -> Reports:
     }
 
 
-def _note_settings(earlier: LoadedConfig, before: Planned, reports: Reports) -> None:
-    """Add the hashes of single trainings to reports from before there were any."""
+def _note_settings(earlier: LoadedConfig, before: Planned, reports: Reports) -> dict[Path, dict[str, Any]]:
+    """Add the hashes of single trainings to reports from before there were any; these by their files, to be written."""
+    changed = {}
     cells = {cell.cell_id: cell for cell in before.cells}
     for (cell_id, seed), report in reports.items():
         noted = "settings_hash" in report or cell_id not in cells
         if not noted and report.get("config_hash") == earlier.config_hash:
             report["settings_hash"] = before.settings_hash(cells[cell_id])
-            path = before.checkpoint_folder(cells[cell_id], seed) / REPORT
-            with atomic_path(path) as temporary:
-                temporary.write_text(json.dumps(report, indent=1) + "\n")
+            changed[before.checkpoint_folder(cells[cell_id], seed) / REPORT] = report
+    return changed
 
 
 def _refuse_others(before: Planned, after: Planned, reports: Reports) -> None:
@@ -156,6 +148,18 @@ def _refuse_others(before: Planned, after: Planned, reports: Reports) -> None:
         raise UserError(
             f"output: {after.folder} holds a run with other settings: {', '.join(changed[:_NAMED])}{more}. Its teacher "
             f"and all students would be trained anew. {_ELSEWHERE}"
+        )
+
+
+def _refuse_other_data(after: Planned, reports: Reports) -> None:
+    """Refuse to train everything again because the data have changed; told by the source's files, unprepared."""
+    allowed = {str(report.get("data_fingerprint")) for report in reports.values()}
+    digest = fingerprint_of(after.config.data)
+    if allowed - {digest}:
+        raise UserError(
+            f"data: got a data set with fingerprint {digest[:12]}, allowed: "
+            f"{', '.join(sorted(one[:12] for one in allowed))}, on which the models in {after.folder} were "
+            f"trained. All of them would be trained anew. {_ELSEWHERE}"
         )
 
 

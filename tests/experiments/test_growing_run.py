@@ -172,11 +172,24 @@ def test_another_teacher_is_refused_before_anything_is_touched(
     assert (grown.files, (grown.out / "config.yaml").read_bytes()) == (before, config)
 
 
-def test_other_data_are_refused(grown: Grown, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before, other = grown.files, write_days(tmp_path / "other", days=4, rows=210)
-    assert grown.run("--set", f"data.root={other}") == 2
+def test_other_data_are_refused_before_anything_is_touched(
+    grown: Grown, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A student that is gone too is not set aside; nor is the refusal how the run that is there ended."""
+    before, cache = everything(grown.out), tmp_path / "cache"
+    other = write_days(tmp_path / "other", days=4, rows=210)
+    options = ("--set", f"data.root={other}", "--set", f"data.cache={cache}")
+    assert grown.run(*options, students=[SMALL]) == 2
     assert "data: got a data set with fingerprint" in capsys.readouterr().err
-    assert grown.files == before
+    assert everything(grown.out) == before
+    assert not cache.exists(), "the data are not prepared for nothing"
+
+
+def everything(out: Path) -> dict[Path, bytes]:
+    """All files of a run folder, without who has worked in it."""
+    return {
+        path: path.read_bytes() for path in out.rglob("*") if path.is_file() and ".locks" not in path.parts
+    }
 
 
 def test_a_run_of_an_earlier_version_is_taken_over(grown: Grown) -> None:
