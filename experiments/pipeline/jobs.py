@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from distill.errors import UserError
 from distill.progress import Progress
 from distill.protocols import Architecture, Channel
 from distill.renumbering import numbering, refuse_renumbered
+from distill.seen_days import refuse_seen, seen_through
+from distill.vocabulary import Vocabulary
 from experiments.pipeline.build import build_autoencoder, build_model, build_student
 from experiments.pipeline.cost import ModelCost, counted_day, model_cost
 from experiments.pipeline.experiment import Experiment
@@ -50,17 +52,27 @@ def train_teacher(experiment: Experiment, cell: Cell, seed: int, progress: Progr
 
     vocabularies = experiment.data.vocabularies()
     if config.start is not None:
-        refuse_renumbered(Path(of_seed(config.start, seed)), vocabularies)
+        _check_start(experiment, cell, Path(of_seed(config.start, seed)), vocabularies)
     rows = numbering(vocabularies)
 
     def snapshot(day: int) -> None:
-        facts = {"trained_through": day, "seed": seed, **rows}
+        facts = {"trained_through": day, "seed": seed, **seen_through(schema.days[day - 1]), **rows}
         save_model(model, experiment.snapshot(cell, seed, day), facts, autoencoder)
 
     training = Training(
         experiment, cell, seed, model, {**channels, **autoencoder}, Settings.of(config), supply
     )
     training.run(experiment.schedule.teacher_plan(), progress, snapshot)
+
+
+def _check_start(
+    experiment: Experiment, cell: Cell, path: Path, vocabularies: Mapping[str, Vocabulary]
+) -> None:
+    """Refuse a snapshot that has seen the days ahead, or whose rows stand for other values."""
+    first = experiment.data.schema.days[experiment.schedule.teacher_plan().train[0] - 1]
+    place = "teacher" if cell == experiment.teacher_cell else f"domain_teachers.{cell.model}"
+    refuse_seen(path, first, f"{place}.start")
+    refuse_renumbered(path, vocabularies)
 
 
 @contextmanager

@@ -35,6 +35,7 @@ from distill.progress import Progress
 from distill.protocols import Architecture, Channel
 from distill.schedule import DayPlan
 from distill.seeding import seeded
+from distill.seen_days import seen_through
 from distill.strict_json import read_mapping
 from distill.training import DayCallback, DayData, DayReport, fit
 from experiments.pipeline.cost import ModelCost, counted_day, model_cost
@@ -181,7 +182,9 @@ class Training:
                 prediction_path(experiment.folder, cell, self.seed),
                 recorder.predictions(experiment, model.tasks),
             )
-        save_model(model, folder / MODEL, {"trained_through": reports[-1].day, "seed": self.seed})
+        last = reports[-1].day
+        seen = seen_through(experiment.data.schema.days[last - 1])
+        save_model(model, folder / MODEL, {"trained_through": last, "seed": self.seed, **seen})
         if not is_first():
             return
         report = {

@@ -1,4 +1,4 @@
-"""A teacher goes on where another run's ended, on data with more ids."""
+"""A teacher goes on where another run's ended, on later days with more ids."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from tests.experiments.tiny_experiment import EXPERIMENT, ITEMS, write_days, wri
 
 MORE = 5
 """New ids."""
+OVER = 3
+"""Days that the snapshot has seen."""
 SNAPSHOT = "teacher/{seed}/snapshots/day-0003.safetensors"
 
 
@@ -40,7 +42,7 @@ def changes(**teacher: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A run that has ended, and an experiment on data with new items that starts from it."""
+    """A run that has ended, and an experiment on later days with new items that starts from it."""
     folder = tmp_path_factory.mktemp("start")
     old = write_experiment(
         folder / "old",
@@ -49,7 +51,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         **changes(),
     )
     assert main(["teacher", str(old), "--quiet"]) == 0
-    grown = with_raw_ids(write_days(folder / "grown", days=4, rows=300))
+    grown = with_raw_ids(write_days(folder / "grown", days=4, rows=300, before=OVER))
     schema = yaml.safe_load((grown / "schema.yaml").read_text())
     schema["sparse"]["item_id"]["size"] += MORE
     (grown / "schema.yaml").write_text(yaml.safe_dump(schema, sort_keys=False))
@@ -84,9 +86,8 @@ def test_data_with_fewer_ids_are_refused(
     files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     start = str(files[1].parent / "out" / SNAPSHOT)
-    fewer = write_experiment(
-        tmp_path / "fewer", files[0].parent.parent / "days", tmp_path / "cache", **changes(start=start)
-    )
+    later = with_raw_ids(write_days(tmp_path / "days", days=4, rows=300, before=2 * OVER))
+    fewer = write_experiment(tmp_path / "fewer", later, tmp_path / "cache", **changes(start=start))
     assert main(["teacher", str(fewer), "--quiet"]) == 2
     assert f"tables.item_id.weight: got {ITEMS + MORE} rows" in capsys.readouterr().err.replace(
         "momentum", "weight"
@@ -96,8 +97,8 @@ def test_data_with_fewer_ids_are_refused(
 def test_data_that_number_their_users_anew_are_refused(
     files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = with_raw_ids(write_days(tmp_path / "days", days=4, rows=300))
-    first = data / "date=2026-01-01" / "rows.parquet"
+    data = with_raw_ids(write_days(tmp_path / "days", days=4, rows=300, before=OVER))
+    first = data / "date=2026-01-04" / "rows.parquet"
     table = pq.read_table(first, partitioning=None)
     place = table.column_names.index("user_id")
     pq.write_table(table.set_column(place, "user_id", table["user_id"].combine_chunks()[::-1]), first)
@@ -105,3 +106,18 @@ def test_data_that_number_their_users_anew_are_refused(
     other = write_experiment(tmp_path / "other", data, tmp_path / "cache", **changes(start=start))
     assert main(["teacher", str(other), "--quiet"]) == 2
     assert "start: user_id: its rows stand for other values" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("before", [0, OVER - 1])
+def test_days_that_the_start_has_seen_are_refused(
+    files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], before: int
+) -> None:
+    """New days appended to the folder of the earlier run, or a folder that begins with its last day."""
+    data = with_raw_ids(write_days(tmp_path / "days", days=5, rows=300, before=before))
+    start = str(files[0].parent / "out" / SNAPSHOT)
+    again = write_experiment(tmp_path / "again", data, tmp_path / "cache", **changes(start=start))
+    assert main(["teacher", str(again), "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert "teacher.start: got" in said and "trained up to 2026-01-03, allowed" in said
+    assert f"before 2026-01-0{before + 1}" in said
+    assert not list((again.parent / "out").glob("teacher/*/snapshots/*"))

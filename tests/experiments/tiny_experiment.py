@@ -60,7 +60,9 @@ EXPERIMENT: dict[str, Any] = {
 """Teacher, two students in eight cells, two seeds; the test day is day 6."""
 
 
-def write_days(root: Path, days: int = 6, rows: int = 900, without: tuple[str, int] | None = None) -> Path:
+def write_days(
+    root: Path, days: int = 6, rows: int = 900, without: tuple[str, int] | None = None, before: int = 0
+) -> Path:
     """A folder as the source `parquet` reads it.
 
     Args:
@@ -68,6 +70,7 @@ def write_days(root: Path, days: int = 6, rows: int = 900, without: tuple[str, i
         days: number of days.
         rows: of each day.
         without: a surface and a day on which it has no rows.
+        before: days of January that are over when the first one begins; the rows are the same on other dates.
     """
     random = np.random.default_rng(0)
     user_taste, item_taste = random.normal(size=(USERS, 4)), random.normal(size=(ITEMS, 4))
@@ -76,11 +79,11 @@ def write_days(root: Path, days: int = 6, rows: int = 900, without: tuple[str, i
         domain = random.integers(0, 3, rows)
         if without is not None and without[1] == day:
             domain[domain == DOMAINS.index(without[0])] = DOMAINS.index("stories")
-        time = START + (day - 1) * 24 * HOUR + np.sort(random.integers(0, 24 * HOUR, rows))
+        time = START + (before + day - 1) * 24 * HOUR + np.sort(random.integers(0, 24 * HOUR, rows))
         logit = np.array([-0.4, 0.2, -1.0])[domain] + (user_taste[user] * item_taste[item]).sum(1)
         click = random.random(rows) < 1 / (1 + np.exp(-logit))
         order = click & (random.random(rows) < 0.5)
-        folder = root / f"date=2026-01-{day:02d}"
+        folder = root / f"date=2026-01-{before + day:02d}"
         folder.mkdir(parents=True)
         table = {
             "example_id": np.arange(rows) + day * 100_000,
@@ -94,11 +97,11 @@ def write_days(root: Path, days: int = 6, rows: int = 900, without: tuple[str, i
             "matures_order": time + np.where(order, random.integers(0, 4 * HOUR, rows), 4 * HOUR),
         }
         pq.write_table(pa.table(table), folder / "rows.parquet")
-    (root / "schema.yaml").write_text(yaml.safe_dump(schema_of(days), sort_keys=False))
+    (root / "schema.yaml").write_text(yaml.safe_dump(schema_of(days, before), sort_keys=False))
     return root
 
 
-def schema_of(days: int) -> dict[str, Any]:
+def schema_of(days: int, before: int = 0) -> dict[str, Any]:
     """The content of schema.yaml."""
     return {
         "name": "tiny",
@@ -109,7 +112,8 @@ def schema_of(days: int) -> dict[str, Any]:
         "dense": ["price"],
         "history": {"item": "item_id"},
         "days": [
-            {"date": f"2026-01-{day:02d}", "end_ms": START + day * 24 * HOUR} for day in range(1, days + 1)
+            {"date": f"2026-01-{day:02d}", "end_ms": START + day * 24 * HOUR}
+            for day in range(before + 1, before + days + 1)
         ],
     }
 
