@@ -111,16 +111,31 @@ class SharingConfig:
                 "sharing.freeze_modules: got true without `modules`, allowed: false, or name them"
             )
 
+    def files(self) -> dict[tuple[str, ...], list[Path]]:
+        """What is read of the files that settings name; of a prepared data set, its vocabulary of the feature."""
+        # Here, since whoever lists the channels needs no tables.
+        from distill.vocabulary import VOCABULARY
+
+        return {
+            place: [Path(file)]
+            if place == ("snapshot",) or not Path(file).is_dir()
+            else [Path(file) / "schema.yaml", Path(file) / VOCABULARY / f"{place[1]}.parquet"]
+            for place, file in self._named().items()
+        }
+
+    def _named(self) -> dict[tuple[str, ...], str]:
+        """The settings that name files, or folders of prepared data sets."""
+        named: dict[tuple[str, ...], str | None] = {("snapshot",): self.snapshot}
+        for feature, vocabulary in self.vocabularies.items():
+            named["vocabularies", feature, "teacher"] = vocabulary.teacher
+            named["vocabularies", feature, "student"] = vocabulary.student
+        return {place: file for place, file in named.items() if file is not None}
+
     def _check_files(self) -> None:
         """Here, and not when a student is built: its teacher would have been trained for nothing."""
-        files = {"snapshot": self.snapshot} if self.snapshot is not None else {}
-        for feature, vocabulary in self.vocabularies.items():
-            files[f"vocabularies.{feature}.teacher"] = vocabulary.teacher
-            if vocabulary.student is not None:
-                files[f"vocabularies.{feature}.student"] = vocabulary.student
-        for name, file in files.items():
-            folder = name != "snapshot" and Path(file).is_dir()
+        for place, file in self._named().items():
+            folder = place != ("snapshot",) and Path(file).is_dir()
             if not folder and not Path(file).is_file():
                 raise UserError(
-                    f"sharing.{name}: got '{file}', allowed: an existing file, relative to {Path.cwd()}"
+                    f"sharing.{'.'.join(place)}: got '{file}', allowed: an existing file, relative to {Path.cwd()}"
                 )

@@ -9,7 +9,6 @@ Whoever loads a config has filled the registries before (`import experiments.cat
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import os
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from distill.by_content import by_content
 from distill.config import ExperimentConfig, StudentConfig, TeacherConfig
 from distill.errors import ConfigErrors, Problem
 from distill.findings import Findings, show
@@ -28,7 +28,7 @@ from distill.schema import FeatureSchema
 from distill.strict_yaml import Document, KeyPath, read
 from distill.structured import build, checked, to_plain
 from distill.validate import check_experiment
-from distill.validate_models import architecture_by_content, check_student, check_teacher
+from distill.validate_models import check_student, check_teacher
 
 NO_RESULT = ("checkpoint", "sharding")
 """Settings that may change on the way: what is trained stays the same, unless `sharding.group` makes copies."""
@@ -72,17 +72,21 @@ class LoadedConfig:
 
     @cached_property
     def config_hash(self) -> str:
-        """sha256 (hex) of the resolved config, keys sorted; a user's own architecture enters by its text,
-        what decides nothing (`deciding`) not at all."""
-        config = copy.deepcopy(self.config)
-        models: list[TeacherConfig | StudentConfig] = [*config.domain_teachers, *config.students]
-        if config.teacher is not None:
-            models.append(config.teacher)
-        for model in models:
-            model.architecture = architecture_by_content(model.architecture)
-        plain = deciding(to_plain(config))
-        canonical = yaml.safe_dump(plain, sort_keys=True, width=110, allow_unicode=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        """sha256 (hex) of the resolved config, see `content_hash`."""
+        return content_hash(self.config, self.config.seeds)
+
+
+def content_hash(config: ExperimentConfig, seeds: Sequence[int]) -> str:
+    """sha256 (hex) of a resolved config, keys sorted; files that it names, such as a user's own architecture, enter by
+    what stands in them, what decides nothing (`deciding`) not at all.
+
+    Args:
+        config: resolved.
+        seeds: whose files count where `start` of a teacher holds `{seed}`.
+    """
+    plain = deciding(to_plain(by_content(config, seeds)))
+    canonical = yaml.safe_dump(plain, sort_keys=True, width=110, allow_unicode=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> LoadedConfig:

@@ -20,7 +20,8 @@ class Entry:
 
     Attributes:
         name: what a YAML file calls it.
-        config: dataclass of its settings, every field documented.
+        config: dataclass of its settings, every field documented. Where some name files that decide about a training, a
+            channel's says by `files()` which: keys down to each setting, as a tuple, to the files that are read.
         builder: `module:function`, imported when first built.
         summary: one line for `distill ls`.
         needs: what else the experiment must hold: `root` (data.root, a source), `teacher`, `representation` (that of

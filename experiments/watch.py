@@ -81,12 +81,12 @@ def _is_trained(run: RecordedRun, experiment: Experiment, cell: Cell) -> bool:
     """True when all seeds have come, with the settings of the run as it goes on now, to the last day of its scores."""
     from experiments.pipeline.training import describes
 
-    reports = [run.trainings.get((cell.cell_id, seed)) for seed in run.seeds]
+    reports = {seed: run.trainings.get((cell.cell_id, seed)) for seed in run.seeds}
     return all(
         report is not None
-        and describes(report, experiment, cell)
+        and describes(report, experiment, cell, seed)
         and report["last_day"] >= experiment.schedule.last_day
-        for report in reports
+        for seed, report in reports.items()
     )
 
 

@@ -185,7 +185,7 @@ def train_bank(tasks: Sequence[Task], progress: Progress) -> None:
 
 def name_in_bank(task: Task) -> str:
     """What tells a member from the others, in the report that each leaves behind."""
-    return f"{task.cell.cell_id} {task.experiment.settings_hash(task.cell)}"
+    return f"{task.cell.cell_id} {task.experiment.settings_hash(task.cell, task.seed)}"
 
 
 def _training(task: Task) -> Training:

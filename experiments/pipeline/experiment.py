@@ -8,13 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from distill.by_content import starts_by_seed
 from distill.cells import ALL, DOMAIN_TEACHER, JOIN, NONE, Cell
 from distill.channel_sets import channel_set
 from distill.config import DomainTeacherConfig, ExperimentConfig, StudentConfig, TeacherConfig
 from distill.dataset import DataSet
 from distill.schedule import Schedule
 from experiments.pipeline.build import architecture_options
-from experiments.pipeline.settings import settings_hash
+from experiments.pipeline.settings import reaching, settings_hash, with_starts
 
 LOCKS = ".locks"
 """Folder in a run folder: who works on what (`distill.alone`)."""
@@ -28,8 +29,8 @@ class Planned:
 
     Attributes:
         config: resolved settings.
-        hashes: cell to the hash of what decides about it. Taken when the experiment is opened: a user's own
-            architecture may be edited while it is trained.
+        hashes: cell to the hash of what decides about it in every seed. Taken when the experiment is opened: a user's
+            own architecture may be edited while it is trained.
     """
 
     config: ExperimentConfig
@@ -39,9 +40,26 @@ class Planned:
         hashes = {cell: settings_hash(self.config, cell, model) for cell, model in self.cells.items()}
         object.__setattr__(self, "hashes", hashes)
 
-    def settings_hash(self, cell: Cell) -> str:
-        """sha256 (hex) of what decides about a cell (`experiments.pipeline.settings`)."""
-        return self.hashes.get(cell) or settings_hash(self.config, cell, None)
+    def settings_hash(self, cell: Cell, seed: int | None = None) -> str:
+        """sha256 (hex) of what decides about a cell (`experiments.pipeline.settings`), asked for again the same.
+
+        Args:
+            cell: the model's, or the floor's.
+            seed: of the training; None for those of all seeds together.
+        """
+        in_every_seed = self.hashes.get(cell) or settings_hash(self.config, cell, None)
+        if not starts_by_seed(self.config):
+            return in_every_seed
+        if (cell, seed) not in self._of_seeds:
+            starts = starts_by_seed(reaching(self.config, cell, self.cells.get(cell)))
+            seeds = self.config.seeds if seed is None else [seed]
+            self._of_seeds[cell, seed] = with_starts(in_every_seed, starts, seeds)
+        return self._of_seeds[cell, seed]
+
+    @cached_property
+    def _of_seeds(self) -> dict[tuple[Cell, int | None], str]:
+        """What `settings_hash` has said: a file may be trained anew while the model that starts from it is trained."""
+        return {}
 
     @cached_property
     def folder(self) -> Path:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from distill.by_content import by_content
 from distill.cells import Cell
 from distill.errors import ConfigErrors, UserError
 from distill.files import atomic_path
@@ -130,7 +131,7 @@ def _note_settings(earlier: LoadedConfig, before: Planned, reports: Reports) -> 
     for (cell_id, seed), report in reports.items():
         noted = "settings_hash" in report or cell_id not in cells
         if not noted and report.get("config_hash") == earlier.config_hash:
-            report["settings_hash"] = before.settings_hash(cells[cell_id])
+            report["settings_hash"] = before.settings_hash(cells[cell_id], seed)
             changed[before.checkpoint_folder(cells[cell_id], seed) / REPORT] = report
     return changed
 
@@ -140,9 +141,9 @@ def _refuse_others(before: Planned, after: Planned, reports: Reports) -> None:
     changed = _changed(_reaching_all(before, after), _reaching_all(after, before))
     teacher = after.teacher_cell
     if teacher is not None and not changed:
-        found = [report for (cell_id, _), report in reports.items() if cell_id == teacher.cell_id]
-        if any(report.get("settings_hash") != after.settings_hash(teacher) for report in found):
-            changed = ["the file of teacher.architecture, or the version of the project"]
+        found = {seed: report for (cell_id, seed), report in reports.items() if cell_id == teacher.cell_id}
+        if any(of.get("settings_hash") != after.settings_hash(teacher, seed) for seed, of in found.items()):
+            changed = ["the file of teacher.architecture or of teacher.start, or the version of the project"]
     if changed:
         more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
         raise UserError(
@@ -168,7 +169,8 @@ def _reaching_all(planned: Planned, other: Planned) -> dict[str, Any]:
     config, cell = planned.config, planned.teacher_cell
     if cell is None or other.teacher_cell is None:
         return {"data": to_plain(anywhere(config).data)}
-    plain = deciding(to_plain(anywhere(decisive(alone(config, cell, config.teacher), cell))))
+    reaching = decisive(alone(config, cell, config.teacher), cell)
+    plain = deciding(to_plain(by_content(anywhere(reaching), seeds=[])))
     return {key: value for key, value in plain.items() if key not in ("floor", "wandb")}
 
 
@@ -190,7 +192,9 @@ def _rearrange(before: Planned, after: Planned, reports: Reports) -> Changes:
     """Set aside what is no longer asked for, bring back what is asked for again."""
     changes, folder = Changes(), after.folder
     had = {cell.cell_id: cell for cell in before.cells}
-    asked = {(cell, seed): after.settings_hash(cell) for cell in after.cells for seed in after.config.seeds}
+    asked = {
+        (cell, seed): after.settings_hash(cell, seed) for cell in after.cells for seed in after.config.seeds
+    }
     for (cell_id, seed), report in reports.items():
         cell, digest = had.get(cell_id), str(report.get("settings_hash", report.get("config_hash")))
         if cell is not None and asked.get((cell, seed)) != digest:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
+from distill.by_content import by_content, content_of
 from distill.cells import DOMAIN_TEACHER, NONE, Cell
 from distill.config import (
     DomainTeacherConfig,
@@ -19,31 +19,47 @@ from distill.config import (
     StudentConfig,
     TeacherConfig,
     WandbConfig,
+    of_seed,
 )
 from distill.load_config import deciding
 from distill.registry import CHANNELS
 from distill.structured import to_plain
-from distill.validate_models import architecture_by_content
 from experiments.pipeline import domains
 
 Model = TeacherConfig | DomainTeacherConfig | StudentConfig
-M = TypeVar("M", TeacherConfig, DomainTeacherConfig, StudentConfig)
 
 
 def settings_hash(config: ExperimentConfig, cell: Cell, model: Model | None) -> str:
-    """sha256 (hex) of what decides about one model; a user's own architecture enters by its text.
+    """sha256 (hex) of what decides about one model in every seed; files that it names enter by what stands in them.
 
     Args:
         config: the experiment, resolved.
         cell: the model's.
         model: its part of the config; None for what only reads the data, such as the floor.
     """
-    teaching = [of for of in config.domain_teachers if cell.vertical in of.verticals]
-    reaching = decisive(alone(replace(config, domain_teachers=teaching), cell, model), cell)
-    plain = deciding(
-        to_plain(_by_content(anywhere(replace(reaching, floor=False, wandb=WandbConfig(enabled=False)))))
-    )
+    reached = replace(reaching(config, cell, model), floor=False, wandb=WandbConfig(enabled=False))
+    plain = deciding(to_plain(by_content(anywhere(reached), seeds=[])))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def with_starts(settings: str, starts: Sequence[str], seeds: Iterable[int]) -> str:
+    """sha256 (hex) of that together with files of seeds.
+
+    Args:
+        settings: of `settings_hash`.
+        starts: paths with `{seed}` in them, of `distill.by_content.starts_by_seed`; none leave it as it is.
+        seeds: whose files count.
+    """
+    if not starts:
+        return settings
+    files = [content_of(of_seed(start, seed) for start in starts) for seed in seeds]
+    return hashlib.sha256(json.dumps([settings, files]).encode()).hexdigest()
+
+
+def reaching(config: ExperimentConfig, cell: Cell, model: Model | None) -> ExperimentConfig:
+    """The experiment restricted to what reaches one model; the arguments are those of `settings_hash`."""
+    teaching = [of for of in config.domain_teachers if cell.vertical in of.verticals]
+    return decisive(alone(replace(config, domain_teachers=teaching), cell, model), cell)
 
 
 def anywhere(config: ExperimentConfig) -> ExperimentConfig:
@@ -101,16 +117,3 @@ def decisive(alone: ExperimentConfig, cell: Cell) -> ExperimentConfig:
 
 def _with_sets(config: ExperimentConfig, names: Sequence[str]) -> ExperimentConfig:
     return replace(config, channels={NONE: {}, **{name: config.channels.get(name, {}) for name in names}})
-
-
-def _by_content(config: ExperimentConfig) -> ExperimentConfig:
-    return replace(
-        config,
-        teacher=None if config.teacher is None else _read(config.teacher),
-        domain_teachers=[_read(model) for model in config.domain_teachers],
-        students=[_read(model) for model in config.students],
-    )
-
-
-def _read(model: M) -> M:
-    return replace(model, architecture=architecture_by_content(model.architecture))

@@ -188,7 +188,7 @@ class Training:
         if not is_first():
             return
         report = {
-            "settings_hash": experiment.settings_hash(cell),
+            "settings_hash": experiment.settings_hash(cell, self.seed),
             "config_hash": experiment.config_hash,
             "data_fingerprint": experiment.data.fingerprint,
             "last_day": experiment.schedule.last_day,
@@ -236,7 +236,7 @@ def checkpoints_of(trainings: Sequence[Training], plan: DayPlan) -> Checkpoints:
     identity = {
         "members": [
             {
-                "settings_hash": training.experiment.settings_hash(training.cell),
+                "settings_hash": training.experiment.settings_hash(training.cell, training.seed),
                 "data_fingerprint": training.experiment.data.fingerprint,
                 "cell_id": training.cell.cell_id,
                 "seed": training.seed,
@@ -259,15 +259,15 @@ def is_current(experiment: Experiment, cell: Cell, seed: int) -> bool:
         return False
     report = read_mapping(folder / REPORT, UserError, REPORT_ADVICE)
     # A final run has predicted the tune days on its way to the test days.
-    return describes(report, experiment, cell) and report["last_day"] >= experiment.schedule.last_day
+    return describes(report, experiment, cell, seed) and report["last_day"] >= experiment.schedule.last_day
 
 
-def describes(report: Mapping[str, Any], experiment: Experiment, cell: Cell) -> bool:
+def describes(report: Mapping[str, Any], experiment: Experiment, cell: Cell, seed: int) -> bool:
     """True when a report is that of a cell's training with what decides about it now, and with this data.
 
     One from before there were hashes of single trainings says it of all settings.
     """
-    found, wanted = report.get("settings_hash"), experiment.settings_hash(cell)
+    found, wanted = report.get("settings_hash"), experiment.settings_hash(cell, seed)
     if found is None:
         found, wanted = report.get("config_hash"), experiment.config_hash
     return found == wanted and report.get("data_fingerprint") == experiment.data.fingerprint

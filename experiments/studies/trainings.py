@@ -21,7 +21,7 @@ from distill.config import ExperimentConfig, StudentConfig
 from distill.dataset import DataSet
 from distill.errors import UserError
 from distill.files import atomic_path
-from distill.load_config import LoadedConfig
+from distill.load_config import LoadedConfig, content_hash
 from distill.predictions import CellPredictions, Predictions, prediction_path
 from distill.progress import Progress
 from distill.schedule import Schedule
@@ -164,7 +164,7 @@ class Training:
             return False
         report = json.loads(path.read_text())
         ended = report["last_day"] >= self.experiment.schedule.last_day
-        return ended and describes(report, self.experiment, self.cell)
+        return ended and describes(report, self.experiment, self.cell, self.seed)
 
 
 def open_model(
@@ -283,4 +283,4 @@ def _surface_by_surface(config: ExperimentConfig, verticals: Sequence[str]) -> E
 
 def settings_hash(loaded: LoadedConfig) -> str:
     """Hash of what decides about a training: neither its seed nor where things lie."""
-    return replace(loaded, config=anywhere(loaded.config)).config_hash
+    return content_hash(anywhere(loaded.config), loaded.config.seeds)

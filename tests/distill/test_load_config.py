@@ -231,6 +231,19 @@ def test_a_users_architecture_enters_the_hash_by_its_text(tmp_path: Path) -> Non
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+def test_a_start_enters_the_hash_by_its_content(tmp_path: Path) -> None:
+    """One file for all seeds, and one for each."""
+    for start in ("start", "start-{seed}"):
+        hashes = []
+        for name, text in (("a", "june"), ("b", "june"), ("c", "june again")):
+            (tmp_path / name).mkdir(exist_ok=True)
+            for file in ("start", "start-0", "start-1"):
+                (tmp_path / name / file).write_text("june" if file == "start-0" else text)
+            changed = experiment(seeds=[0, 1], teacher__start=str(tmp_path / name / start))
+            hashes.append(load(tmp_path, changed).config_hash)
+        assert hashes[0] == hashes[1] != hashes[2]
+
+
 def test_a_students_file_alone(tmp_path: Path) -> None:
     path = tmp_path / "three.yaml"
     path.write_text("name: three\narchitecture: small\nverticals: [feed]\n")

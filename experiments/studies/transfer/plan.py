@@ -129,7 +129,9 @@ def lay_out(slices: list[OpenSlice]) -> None:
 def _parts(name: str, loaded: LoadedConfig, experiment: Experiment) -> Iterator[Part]:
     """One for each cell, by itself, so that a change elsewhere trains nothing again."""
     for cell, model in experiment.cells.items():
-        config = replace(alone(experiment.config, cell, model), floor=False, seeds=[])
+        config = replace(alone(experiment.config, cell, model), floor=False)
         config = replace(config, wandb=replace(config.wandb, enabled=False))
         digest = settings_hash(replace(loaded, config=decisive(config, cell)))
-        yield Part(f"slices.{name}", cell, replace(experiment, config=config, config_hash=digest))
+        yield Part(
+            f"slices.{name}", cell, replace(experiment, config=replace(config, seeds=[]), config_hash=digest)
+        )
