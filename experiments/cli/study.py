@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         study.epilog += (
             f"\n\nkeys of each {variant.__name__.lower()}:\n{describe(variant)}" if variant else ""
         )
-        # A tuning table tells trials by their own settings alone.
+        # What changes the result of a trial is written down with it.
         add_set(
             study, "data.root=FOLDER" + (", of those by which no result changes" if name == "tune" else "")
         )
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _tune(args: argparse.Namespace) -> int:
-    from experiments.studies.tuning import best_of, tune
+    from experiments.studies.tuning import best_of, left_aside, tune
 
     study = read_tuning(args.file)
     rows = tune(study, args.file, args.overrides, progress_of(args))
@@ -94,6 +94,8 @@ def _tune(args: argparse.Namespace) -> int:
             f"{row['channel']:16} trial {row['trial']:>2}  macro log-loss {row['macro_logloss']}  {row['settings']}"
         )
     print(f"Table: {study.table}")
+    if said := left_aside(study, rows):
+        print(said)
     return 0
 
 

@@ -16,8 +16,13 @@ Row = Mapping[str, Any]
 _DIGITS = 7
 
 
-def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+def read_table(path: Path, columns: Sequence[str], before: Sequence[str] = ()) -> list[dict[str, str]]:
     """Rows of a table as text; none when there is no such file.
+
+    Args:
+        path: the table.
+        columns: its columns.
+        before: those that it may have from an earlier version; what is missing of `columns` is empty then.
 
     Raises:
         UserError: a file with other columns.
@@ -26,12 +31,22 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         return []
     with path.open(newline="") as file:
         reader = csv.DictReader(file)
-        if list(reader.fieldnames or ()) != list(columns):
+        if tuple(reader.fieldnames or ()) not in (tuple(columns), tuple(before) or tuple(columns)):
             raise UserError(
                 f"{path}: columns: got {', '.join(reader.fieldnames or ())}, allowed: {', '.join(columns)}. "
                 "Name another table, or move that file away."
             )
-        return list(reader)
+        return [dict.fromkeys(columns, "") | row for row in reader]
+
+
+def renew_table(path: Path, columns: Sequence[str], before: Sequence[str]) -> None:
+    """Give a table of an earlier version the columns of now; no file stays none.
+
+    Args:
+        path, columns, before: of `read_table`.
+    """
+    if path.is_file():
+        _write(path, columns, read_table(path, columns, before))
 
 
 def append_row(path: Path, columns: Sequence[str], row: Row) -> None:
@@ -59,10 +74,13 @@ def replace_rows(path: Path, columns: Sequence[str], rows: Sequence[Row], same: 
     """
     renewed = {tuple(str(row[column]) for column in same) for row in rows}
     kept = [r for r in read_table(path, columns) if tuple(r[column] for column in same) not in renewed]
+    _write(path, columns, [*kept, *rows])
+
+
+def _write(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(kept)
         writer.writerows(as_text(row) for row in rows)
 
 

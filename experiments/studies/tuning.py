@@ -2,11 +2,13 @@
 
 A tuning file names an experiment and the trials of its teacher and of each channel set, for all students at once or for
 one of them; a trial is a mapping of `--set` keys to values. Students of all trials read the log of the experiment's own
-teachers. Trials already in the table are not run again, and a channel set with fewer trials than another is refused.
+teachers. A trial that the table has with these settings, data and seeds is not run again; its other rows are neither
+ranked nor removed. A channel set with fewer trials than another is refused.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,27 +20,34 @@ from distill.config import ExperimentConfig
 from distill.errors import UserError, nearest
 from distill.load_config import LoadedConfig
 from distill.progress import Progress
+from distill.sources.fingerprint import fingerprint_of
 from experiments.pipeline import domains
 from experiments.pipeline.banks import Task
 from experiments.pipeline.environment import git_commit
-from experiments.pipeline.experiment import Experiment
+from experiments.pipeline.experiment import Experiment, Planned
 from experiments.pipeline.rehearsal import rehearse_all
 from experiments.pipeline.run import open_experiment, run_tasks, train_teachers, write_pasts
 from experiments.pipeline.status import RunStatus
+from experiments.quantity import counted
 from experiments.studies.files import hash_of, load_all, overrides
 from experiments.studies.links import share
-from experiments.studies.tables import append_row, read_table
+from experiments.studies.tables import append_row, read_table, renew_table
 from experiments.studies.trainings import SeedPredictions
 from experiments.studies.trials import macro_logloss
 from experiments.studies.tuning_file import OF, TEACHER, Tuning
 
-COLUMNS = ("role", "channel", "trial", "settings", "macro_logloss", "seeds", "git_commit")
+COLUMNS = ("role", "channel", "trial", "settings", "macro_logloss", "seeds", "config_hash", "git_commit")
+BEFORE = tuple(name for name in COLUMNS if name != "config_hash")
+"""Columns of tables from before they said of which settings a row is; `seeds` counts them there."""
 STUDENT = "student"
 _SHARED = ("teacher", "teacher_log")
 _DOMAINS = "domain_teachers"
 _BASE = "experiment"
 _FREE, _CHECKPOINT = ("data.root", "data.cache", "workers", "bank"), "checkpoint."
 """`--set` keys by which no result changes."""
+
+Key = tuple[str, str, str, str]
+"""Name of the trial, its settings, seeds, hash of what decides about it."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,7 @@ def tune(tuning: Tuning, path: Path, settings: Sequence[str], progress: Progress
         progress: shown to the user.
 
     Returns:
-        The table's rows, best first within each role and channel.
+        The table's rows of these trials as they are now, best first within each role and channel.
 
     Raises:
         UserError: settings or data that do not fit.
@@ -86,13 +95,14 @@ def tune(tuning: Tuning, path: Path, settings: Sequence[str], progress: Progress
     trials = list(_in_order(tuning))
     loaded = _load(tuning, path, settings, trials)  # all, before the first costs any time
     _refuse_misfit(tuning, loaded[_BASE].config)
-    table = Path(tuning.table)
-    done = {(row["channel"], row["settings"]) for row in read_table(table, COLUMNS)}
-    missing = [trial for trial in trials if (trial.name, _key(trial.settings)) not in done]
+    keys = {trial.place: _key(trial, Planned(loaded[trial.place].config)) for trial in trials}
+    done = {_key_of(row) for row in read_rows(tuning)}
+    missing = [trial for trial in trials if keys[trial.place] not in done]
     if missing:
+        renew_table(Path(tuning.table), COLUMNS, BEFORE)
         with RunStatus(Path(tuning.output), hash_of(loaded), None) as step:
             _run_all(tuning, path, missing, loaded, step, progress)
-    rows = read_table(table, COLUMNS)
+    rows = [row for row in read_rows(tuning) if _key_of(row) in keys.values()]
     return sorted(rows, key=lambda row: (row["role"], row["channel"], float(row["macro_logloss"])))
 
 
@@ -135,15 +145,50 @@ def _run(
     ]
     run_tasks(tasks, progress, "students" if trials and trials[0].name != TEACHER else TEACHER)
     for trial in trials:
-        role = TEACHER if trial.name == TEACHER else STUDENT
         score = _macro_logloss(opened[trial.place], cells[trial.place])
-        settings = _key(trial.settings)
-        row = (role, trial.name, trial.number, settings, f"{score:.6f}", len(tuning.seeds), git_commit())
-        append_row(Path(tuning.table), COLUMNS, dict(zip(COLUMNS, row, strict=True)))
+        _append(tuning, trial, opened[trial.place], score)
 
 
-def _key(settings: Mapping[str, Any]) -> str:
-    return json.dumps(settings, sort_keys=True)
+def _append(tuning: Tuning, trial: _Trial, planned: Planned, score: float) -> None:
+    role = TEACHER if trial.name == TEACHER else STUDENT
+    name, settings, seeds, digest = _key(trial, planned)
+    row = (role, name, trial.number, settings, f"{score:.6f}", seeds, digest, git_commit())
+    append_row(Path(tuning.table), COLUMNS, dict(zip(COLUMNS, row, strict=True)))
+
+
+def _key(trial: _Trial, planned: Planned) -> Key:
+    """What makes one row of the table: the trial, its seeds, and what decides about it, data included."""
+    seeds = planned.config.seeds
+    deciding = [planned.settings_hash(cell, seed) for cell in _cells(planned, trial.name) for seed in seeds]
+    digest = hashlib.sha256(json.dumps([fingerprint_of(planned.config.data), *deciding]).encode()).hexdigest()
+    return trial.name, json.dumps(trial.settings, sort_keys=True), " ".join(map(str, seeds)), digest
+
+
+def _key_of(row: Mapping[str, str]) -> Key:
+    return row["channel"], row["settings"], row["seeds"], row["config_hash"]
+
+
+def read_rows(tuning: Tuning) -> list[dict[str, str]]:
+    """All rows of the table; those from before they said of which settings they are, with an empty `config_hash`.
+
+    Raises:
+        UserError: the file has other columns.
+    """
+    return read_table(Path(tuning.table), COLUMNS, BEFORE)
+
+
+def left_aside(tuning: Tuning, rows: Sequence[Mapping[str, str]]) -> str:
+    """What to say of rows of the table that are not ranked; empty where there are none.
+
+    Args:
+        tuning: trials.
+        rows: of `tune`.
+    """
+    others = [row for row in read_rows(tuning) if row not in rows]
+    silent = sum(not row["config_hash"] for row in others)
+    said = f"; {silent} from before rows said of which they are" if silent else ""
+    left = f"Left aside: {counted(len(others), 'row')} of other trials, settings, data or seeds{said}."
+    return left if others else ""
 
 
 def best_of(rows: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
@@ -164,7 +209,7 @@ def _in_order(tuning: Tuning) -> Iterator[_Trial]:
             yield _Trial(name, number, settings)
 
 
-def _cells(experiment: Experiment, name: str) -> list[Cell]:
+def _cells(experiment: Planned, name: str) -> list[Cell]:
     """What a trial trains: the teacher, or the students of `<channel set>` or of `<student>/<channel set>`."""
     if name == TEACHER:
         assert experiment.teacher_cell is not None
@@ -197,7 +242,7 @@ def _only_who_teaches(loaded: LoadedConfig) -> LoadedConfig:
 
 
 def _refuse_deciding(settings: Sequence[str]) -> None:
-    """The table tells trials by their own settings: a row would pass for one of other settings of the experiment."""
+    """What changes a result is written where it can be read again, in the experiment or in every trial."""
     for text in settings:
         key = text.partition("=")[0]
         if key not in _FREE and not key.startswith(_CHECKPOINT):

@@ -15,10 +15,12 @@ from sklearn.metrics import log_loss
 import experiments.catalog  # noqa: F401  fills the registries
 from distill.cells import Cell
 from distill.errors import ConfigErrors, UserError
+from distill.load_config import LoadedConfig
 from distill.progress import NoProgress
+from experiments.pipeline.experiment import Planned
 from experiments.studies import tuning
-from experiments.studies.tuning import best_of
-from experiments.studies.tuning_file import read_tuning
+from experiments.studies.tuning import best_of, left_aside, read_rows
+from experiments.studies.tuning_file import Tuning, read_tuning
 
 EXPERIMENT: dict[str, Any] = {
     "name": "tiny",
@@ -106,6 +108,88 @@ def test_a_second_call_runs_nothing(tuned: tuple[Path, list[dict[str, str]]]) ->
     with (folder / "table.csv").open() as file:
         written = {row["channel"]: json.loads(row["settings"]) for row in csv.DictReader(file)}
     assert written == {channel: trials[0] for channel, trials in TRIALS.items()}
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Trials that would be trained, in order; each gets a log-loss of one for every trial before it."""
+    names: list[str] = []
+
+    def run_all(
+        study: Tuning, path: Path, missing: Any, loaded: dict[str, LoadedConfig], *more: object
+    ) -> None:
+        for trial in missing:
+            tuning._append(study, trial, Planned(loaded[trial.place].config), len(names))
+            names.append(trial.name)
+
+    monkeypatch.setattr(tuning, "_run_all", run_all)
+    return names
+
+
+STUDENT = EXPERIMENT["students"][0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "change", "again"),
+    [
+        ({}, {}, []),
+        ({"seeds": [7], "output": "elsewhere", "workers": 2}, {}, []),
+        ({"students": [STUDENT | {"options": {"dim": 8, "mlp": [8]}}]}, {}, ["ah", "none"]),
+        ({"channels": {"ah": {"ah": {"beta": 0.5}}}}, {}, ["ah"]),
+        ({"teacher": {"options": EXPERIMENT["teacher"]["options"] | {"dim": 8}}}, {}, ["teacher", "ah"]),
+        ({"schedule": {"tune_days": [5], "test_days": [6]}}, {}, ["teacher", "ah", "none"]),
+        ({}, {"seeds": [100, 102]}, ["teacher", "ah", "none"]),
+        ({}, {"seeds": [100]}, ["teacher", "ah", "none"]),
+    ],
+)
+def test_rows_of_other_settings_or_seeds_are_neither_done_nor_ranked(
+    tmp_path: Path, run: list[str], changes: dict[str, Any], change: dict[str, Any], again: list[str]
+) -> None:
+    first = tune(write(tmp_path))
+    assert run == ["teacher", "ah", "none"] and not left_aside(read_tuning(tmp_path / "tuning.yaml"), first)
+    del run[:]
+    path = write(tmp_path, changes, **change)
+    rows = tune(path)
+    assert run == again
+    assert sorted(row["channel"] for row in rows) == ["ah", "none", "teacher"]
+    assert len(read_rows(read_tuning(path))) == 3 + len(again)
+    rows_of = "1 row" if len(again) == 1 else f"{len(again)} rows"
+    said = f"Left aside: {rows_of} of other trials, settings, data or seeds." if again else ""
+    assert left_aside(read_tuning(path), rows) == said
+
+
+def test_other_data_are_tuned_anew(tmp_path: Path, run: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told by what is in the files, wherever they lie."""
+    tune(write(tmp_path))
+    monkeypatch.setattr(tuning, "fingerprint_of", lambda data: "other bytes")
+    tune(tmp_path / "tuning.yaml")
+    assert run == ["teacher", "ah", "none"] * 2
+
+
+def test_a_table_from_before_rows_said_of_which_settings_they_are(tmp_path: Path, run: list[str]) -> None:
+    path = write(tmp_path)
+    settings = json.dumps(TRIALS["ah"][0])
+    with (tmp_path / "table.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["role", "channel", "trial", "settings", "macro_logloss", "seeds", "git_commit"])
+        writer.writerow(["student", "ah", 0, settings, "0.100000", 2, "c0ffee"])
+    rows = tune(path)
+    assert run == ["teacher", "ah", "none"] and min(float(row["macro_logloss"]) for row in rows) == 0
+    before, *after = read_rows(read_tuning(path))
+    assert (before["settings"], before["seeds"], before["config_hash"]) == (settings, "2", "")
+    assert [row["channel"] for row in after] == run
+    assert left_aside(read_tuning(path), rows) == (
+        "Left aside: 1 row of other trials, settings, data or seeds; 1 from before rows said of which they are."
+    )
+
+
+TABLES = sorted((Path(__file__).parents[2] / "experiments" / "results").glob("tuning_*.csv"))
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda path: path.stem)
+def test_published_tables_are_read(table: Path) -> None:
+    rows = read_rows(Tuning(table=str(table)))
+    assert rows and all(0 < float(row["macro_logloss"]) < 1 for row in rows)
 
 
 def test_a_channel_set_may_be_tuned_for_each_student(tmp_path: Path) -> None:
