@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +122,18 @@ def test_days_that_the_start_has_seen_are_refused(
     assert "teacher.start: got" in said and "trained up to 2026-01-03, allowed" in said
     assert f"before 2026-01-0{before + 1}" in said
     assert not list((again.parent / "out").glob("teacher/*/snapshots/*"))
+
+
+def test_a_start_trained_anew_does_not_pass_for_the_earlier_one(
+    files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    snapshots = (files[0].parent / "out" / SNAPSHOT.format(seed=3)).parent
+    shutil.copy(snapshots / "day-0003.safetensors", tmp_path / "start")
+    grown = files[0].parent.parent / "grown"
+    new = write_experiment(
+        tmp_path / "new", grown, tmp_path / "cache", **changes(start=str(tmp_path / "start"))
+    )
+    assert main(["teacher", str(new), "--quiet"]) == main(["teacher", str(new), "--quiet"]) == 0
+    shutil.copy(snapshots / "day-0002.safetensors", tmp_path / "start")
+    assert main(["teacher", str(new), "--quiet"]) == 2
+    assert "other settings: the file of teacher.architecture or of teacher.start" in capsys.readouterr().err
