@@ -107,12 +107,15 @@ def done(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return Finished(data, config, printed.getvalue(), said.getvalue())
 
 
+RUN_LOCK = ".locks/run"
+
+
 def files_of(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 def test_run_folder_holds_what_the_protocol_names(done: Finished) -> None:
-    expected = set(DERIVED)
+    expected = {*DERIVED, RUN_LOCK}
     for seed, day in product(SEEDS, (1, 2, 3, 4)):
         expected.add(f"teacher/{seed}/snapshots/day-{day:04d}.safetensors")
     for seed, day, kind in product(SEEDS, (3, 4, 5), ("json", "parquet")):
@@ -124,6 +127,7 @@ def test_run_folder_holds_what_the_protocol_names(done: Finished) -> None:
             expected |= {
                 f"checkpoints/{cell_id}/{seed}/{name}" for name in ("model.safetensors", "report.json")
             }
+            expected.add(f".locks/{cell_id}-{seed}")
     assert files_of(done.folder) == expected
 
 
@@ -325,7 +329,9 @@ def times(folder: Path, names: Iterable[str]) -> dict[str, int]:
 
 
 def test_second_run_does_nothing_again(done: Finished, capsys: pytest.CaptureFixture[str]) -> None:
-    kept = {name for name in files_of(done.folder) - DERIVED if done.cells[MODELS[1]] not in name}
+    kept = {
+        name for name in files_of(done.folder) - DERIVED - {RUN_LOCK} if done.cells[MODELS[1]] not in name
+    }
     before, results = times(done.folder, kept), done.results
     assert main(["run", str(done.config)]) == 0
     assert times(done.folder, kept) == before
