@@ -127,15 +127,19 @@ def column_type(name: str, schema: FeatureSchema) -> pa.DataType:
 
 
 def _cast(column: pa.ChunkedArray, name: str, target: pa.DataType, where: str) -> pa.ChunkedArray:
+    nullable = name.startswith(("label_", "matures_"))
+    if nullable and pa.types.is_floating(column.type):
+        # What pandas makes of whole numbers some of which are missing.
+        column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
     have, element = column.type, column.type
     if pa.types.is_list(target) and (pa.types.is_list(have) or pa.types.is_large_list(have)):
         element = have.value_type
     allowed = pa.types.is_integer(element) or pa.types.is_boolean(element)
-    if pa.types.is_floating(target):
+    if nullable or pa.types.is_floating(target):
         allowed = allowed or pa.types.is_floating(element)
     if not allowed or (pa.types.is_list(target) and element is have):
         raise DataError(f"{where}: column '{name}': got type {have}, allowed: {target}. Convert it before.")
-    if column.null_count and not name.startswith(("label_", "matures_")):
+    if column.null_count and not nullable:
         raise DataError(
             f"{where}: column '{name}': got {column.null_count} nulls, allowed: none. Give missing an id."
         )

@@ -38,7 +38,9 @@ def check_times(part: ParquetPart, date: str, matures: Sequence[str]) -> None:
     night = int(np.datetime64(date, "ms").astype(np.int64))
     for name in ("timestamp", *matures):
         times = part.read([name])[name]
-        if not (pa.types.is_integer(times.type) or pa.types.is_null(times.type)):
+        # Floats are what pandas makes of times some of which are missing.
+        missing = name != "timestamp" and (pa.types.is_null(times.type) or pa.types.is_floating(times.type))
+        if not (pa.types.is_integer(times.type) or missing):
             raise DataError(
                 f"{part.path}: {name}: got type {times.type}, allowed: int64, milliseconds since 1970. Convert it."
             )

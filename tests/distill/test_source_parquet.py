@@ -180,6 +180,16 @@ def test_maturity_column_is_used(root: Path) -> None:
     assert make(root).outcomes(1).matured[:, 0].tolist() == [False, True, True, False]
 
 
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_floats_of_whole_numbers_with_missing_ones_will_do(root: Path, missing: float | None) -> None:
+    """As pandas has them."""
+    known = float(NIGHT + 24 * HOUR)
+    write_day(root, 1, label_click=[1.0, 0.0, 1.0, missing], matures_click=[known, missing, missing, missing])
+    outcomes = make(root).outcomes(1)
+    assert outcomes.labels[:, 0].tolist() == [1, 0, 1, -1]
+    assert outcomes.matured[:, 0].tolist() == [False, True, True, False]
+
+
 def test_extra_events_are_history(root: Path) -> None:
     events = {
         "user_id": [1, 1],
@@ -207,6 +217,7 @@ def test_extra_events_are_history(root: Path) -> None:
         ({"log_price": [0.0, float("nan"), 0.0, 0.0]}, "log_price: got nan at example_id 11"),
         ({"log_price": [0.0, 1e300, 0.0, 0.0]}, "log_price: got inf at example_id 11"),
         ({"label_click": [0, 1, 2, 0]}, "label_click: got 2 at example_id 12"),
+        ({"label_click": [0.0, 0.5, 1.0, None]}, "'label_click': values do not fit int8: .*0.5"),
         ({"user_id": [0, None, 1, 1]}, "'user_id': got 1 nulls"),
         ({"example_id": [10, 11, 11, 13]}, "example_id: got 11 twice"),
         ({"example_id": [20, 11, 12, 13]}, r"1 ids stand twice \(20\)"),
