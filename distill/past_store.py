@@ -8,6 +8,10 @@ does not exist. It says which days of which log it was made of; a store whose lo
 - `item`: per item and day the decayed mean of all its examples up to that day's end, at that day's last millisecond;
   always fp16. Refreshed daily: an example of day t sees the days up to t - 1.
 
+Two things are of other days than the example's past, and know no label: rotated int8 vectors have one step, from the
+largest number of all logged days, and a snapshot's rotation is fitted on the first examples of the day that it logs
+first. Later days can move a vector by less than a step.
+
 Shape letters: B examples, R width of a representation.
 """
 
