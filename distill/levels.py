@@ -7,7 +7,8 @@ from day to day, it is served a day late. With `level: labels` the distillation 
     L = loss(z_S + g[surface, task], target)        g = 0 at first, learnt by this loss alone
 
 A gap takes up what is the same for all rows of a surface, so that the target teaches how rows differ; z_S has its level
-from the labels of the student's own rows, which do not see the gap. Ours.
+from the labels of the student's own rows, which do not see the gap. Ours; on KuaiRand it did not mend calibration
+(experiments/RESULTS.md).
 
 Shape letters: B examples, k tasks of the student, S surfaces.
 """
