@@ -143,9 +143,6 @@ def follow(meeting: Meeting, loaded: LoadedConfig, final: bool) -> None:
         KeyboardInterrupt: SIGTERM while its share is trained; after the trainings under way have saved their state.
     """
     stop_with_torchrun()
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # which first ends the processes that it has started
     store, number = meeting.store(), 0
     while (call := _next(store, number))[0] != _END:
         verb, trainings = call
@@ -178,7 +175,11 @@ def stop_with_torchrun() -> None:
 
 @contextmanager
 def _interrupted_by_sigterm() -> Iterator[None]:
-    """Inside, SIGTERM ends the processes that this one has started before it ends this one."""
+    """Inside, SIGTERM ends the processes that this one has started before it ends this one.
+
+    Not while the teacher is trained: a process that waits for another one, inside of gloo or the store, would not hear
+    it.
+    """
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

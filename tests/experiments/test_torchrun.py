@@ -224,6 +224,27 @@ def test_a_process_that_is_told_to_stop_first_stops_those_it_has_started(
     assert left == [signal.SIGTERM] and signal.getsignal(signal.SIGTERM) is before
 
 
+def test_sigterm_ends_at_once_who_waits_for_the_others_in_the_teachers_training(
+    tmp_path: Path, store: dist.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the training listens: in C++ code nobody would hear an interrupt."""
+    found: list[Any] = []
+    monkeypatch.setattr(
+        torchrun, "_train_together", lambda *unused: found.append(signal.getsignal(signal.SIGTERM))
+    )
+    file = write_experiment(tmp_path / "run", write_days(tmp_path / "data", rows=60), tmp_path / "cache")
+    experiment = open_experiment(load_config(file), False, NoProgress())
+    assert experiment.teacher_cell is not None
+    store.set("call/0", json.dumps(["together", [[(experiment.teacher_cell.cell_id, 0)]]]))
+    store.set("call/1", json.dumps(["end", []]))
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        assert run_as(1, file, monkeypatch) == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert found == [signal.SIG_DFL]
+
+
 NO_MEMORY = """
         from distill.errors import UserError
         raise UserError("students.small: no memory")
